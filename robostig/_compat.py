@@ -1,0 +1,163 @@
+"""What MXNet 1.9 needs from the process before it is imported; standard library and numpy only.
+
+MXNet's last release is older than the numpy, the CUDA wheels and the containers that it meets today. Each
+function here closes one gap; :func:`prepare_for_mxnet` runs them all when ``robostig`` is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import math
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Iterable, MutableMapping, Sequence
+
+import numpy as np
+
+__all__ = [
+    "count_usable_cpus",
+    "load_cuda_libraries",
+    "prepare_for_mxnet",
+    "restore_numpy_aliases",
+    "set_openmp_threads",
+]
+
+logger = logging.getLogger(__name__)
+
+# What mxnet-cu112's libmxnet.so links, as the nvidia-*-cu11 wheels lay it out; each after what it needs.
+CUDA_LIBRARIES = (
+    "cuda_runtime/lib/libcudart.so.11.0",
+    "cublas/lib/libcublasLt.so.11",
+    "cublas/lib/libcublas.so.11",
+    "cuda_nvrtc/lib/libnvrtc.so.11.2",
+    "cufft/lib/libcufft.so.10",
+    "curand/lib/libcurand.so.10",
+    "cusolver/lib/libcusolver.so.11",
+    "cudnn/lib/libcudnn.so.8",
+    "nvtx/lib/libnvToolsExt.so.1",
+    "nccl/lib/libnccl.so.2",
+)
+
+
+def prepare_for_mxnet() -> None:
+    """Make MXNet importable and quick in this process; does nothing once it is imported."""
+    if "mxnet" in sys.modules:
+        return
+    restore_numpy_aliases()
+    set_openmp_threads()
+    if has_distribution("mxnet-cu112"):
+        load_cuda_libraries(find_nvidia_folders())
+
+
+def restore_numpy_aliases(numpy: Any = np) -> None:
+    """Restore ``numpy.bool`` where numpy 1.24 or newer has taken it away.
+
+    It is the only removed name that MXNet 1.9 uses while it is imported and in its operators. Numpy before
+    1.24 has the name still, and numpy 2 has one of its own: there, nothing changes, and no warning is hidden.
+
+    Parameters
+    ----------
+    numpy
+        The module to complete.
+    """
+    major, minor = (int(part) for part in numpy.__version__.split(".")[:2])
+    # vars(), because hasattr() asks numpy's module-level __getattr__, which warns about the name.
+    if (major, minor) >= (1, 24) and "bool" not in vars(numpy):
+        numpy.bool = bool
+
+
+def set_openmp_threads(environ: MutableMapping[str, str] | None = None) -> None:
+    """Set ``OMP_NUM_THREADS`` to the CPUs this process may use, unless the user has chosen a number.
+
+    Left to itself, MXNet takes fewer threads than there are CPUs (``src/engine/openmp.cc``).
+
+    Parameters
+    ----------
+    environ
+        The environment to complete; by default that of the process, which its children inherit.
+    """
+    environ = os.environ if environ is None else environ
+    if "OMP_NUM_THREADS" not in environ and "MXNET_OMP_MAX_THREADS" not in environ:
+        environ["OMP_NUM_THREADS"] = str(count_usable_cpus())
+
+
+def count_usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the CPUs this process may use: its affinity, or its control group's quota where that is less.
+
+    Parameters
+    ----------
+    cgroup_root
+        Where control groups are mounted, version 1 or 2; inside a container, it is the container's own group.
+
+    Returns
+    -------
+    int
+        At least 1; a quota of two and a half CPUs counts as three.
+    """
+    # macOS and Windows have no affinity to ask for.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_cpu_quota(cgroup_root)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _read_cpu_quota(cgroup_root: Path) -> float | None:
+    try:
+        if (cgroup_root / "cpu.max").is_file():  # version 2: "200000 100000", or "max 100000"
+            limit, period = (cgroup_root / "cpu.max").read_text().split()
+        else:
+            limit = (cgroup_root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup_root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        if limit == "max" or int(limit) <= 0:  # version 1 says -1
+            return None
+        return int(limit) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None  # no control groups, or none that can be read: no quota is known
+
+
+def has_distribution(name: str) -> bool:
+    """Tell whether a distribution, such as ``"mxnet-cu112"``, is installed, without importing it."""
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def find_nvidia_folders() -> list[Path]:
+    """Find the ``nvidia`` folders that the nvidia-*-cu11 wheels fill, one in each folder of site packages."""
+    spec = importlib.util.find_spec("nvidia")
+    locations: Sequence[str] = () if spec is None else spec.submodule_search_locations or ()
+    return [Path(location) for location in locations]
+
+
+def load_cuda_libraries(folders: Iterable[Path]) -> list[Path]:
+    """Load the CUDA libraries that mxnet-cu112 links from their wheels, for MXNet to find them loaded.
+
+    Parameters
+    ----------
+    folders
+        The ``nvidia`` folders to look in. A library that is in none of them is left to the system's loader;
+        so is one that cannot be loaded, which is logged.
+
+    Returns
+    -------
+    list of Path
+        The libraries loaded, in the order in which they were.
+    """
+    folders = list(folders)
+    loaded = []
+    for name in CUDA_LIBRARIES:
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is None:
+            continue
+        try:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            logger.warning("%s cannot be loaded and is left to the system's loader: %s", path, error)
+        else:
+            loaded.append(path)
+    return loaded

@@ -1,0 +1,209 @@
+"""The one place that imports MXNet, and the choice of the devices it computes on.
+
+Everything else in the package writes ``from robostig.backend import mx``. Where MXNet cannot be imported, the
+error names the command that helps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import re
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+
+from robostig import _compat
+
+__all__ = ["Gpu", "choose_contexts", "list_gpus", "mx"]
+
+logger = logging.getLogger(__name__)
+
+# The kernels in the 1.9 wheels are built for sm_50 to sm_86, without PTX: they run on every GPU with one of
+# these major compute capabilities (an L4, 8.9, runs those of 8.6), and on none that came later (H100: 9.0).
+KERNEL_MAJORS = (5, 6, 7, 8)
+
+_CU_MAJOR, _CU_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} in cuda.h
+_CUDA_ERROR_NO_DEVICE = 100
+
+
+def import_mxnet() -> Any:
+    """Import MXNet, or say what to install.
+
+    Returns
+    -------
+    module
+        The module ``mxnet``.
+
+    Raises
+    ------
+    ImportError
+        If MXNet or something that it needs is missing, or numpy is too new for it.
+    """
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise ImportError(f'MXNet 1.9 does not run on numpy {np.__version__}: pip install "numpy<2"')
+    _compat.prepare_for_mxnet()
+    try:
+        return importlib.import_module("mxnet")
+    except ModuleNotFoundError as error:
+        if error.name == "mxnet":
+            raise ImportError(
+                'MXNet is not installed: pip install "robostig[cpu]", or "robostig[gpu]" for an NVIDIA GPU'
+            ) from error
+        if error.name is not None and error.name.split(".")[0] == "distutils":
+            raise ImportError(
+                "MXNet needs distutils, which Python 3.12 has from setuptools only: pip install setuptools"
+            ) from error
+        raise
+    except OSError as error:  # the loader could not find or open a shared library
+        raise ImportError(explain_loader_error(str(error))) from error
+
+
+def explain_loader_error(message: str) -> str:
+    """Say what to do about a shared library that MXNet could not load.
+
+    Parameters
+    ----------
+    message
+        The loader's own words, such as ``"libcuda.so.1: cannot open shared object file"``.
+    """
+    if "libcuda.so" in message:
+        remedy = (
+            "this is the MXNet for NVIDIA GPUs, and the NVIDIA driver is missing. Install the driver, or do "
+            'without a GPU: pip uninstall mxnet mxnet-cu112, then pip install "robostig[cpu]"'
+        )
+    elif re.search(r"lib(cu[a-z]|nv|nccl)", message):
+        remedy = 'it is one of the CUDA libraries, which come with: pip install "robostig[gpu]"'
+    else:
+        # The wheels bring neither libgomp.so.1 nor libquadmath.so.0, which a slim image lacks.
+        remedy = "install the library that it names; on Debian and Ubuntu: apt-get install libgomp1 libquadmath0"
+    return f"MXNet cannot be loaded ({message}): {remedy}"
+
+
+mx: Any = import_mxnet()
+
+
+class Gpu(NamedTuple):
+    """A GPU as the NVIDIA driver describes it.
+
+    Parameters
+    ----------
+    name
+        The name that it is sold by.
+    capability
+        Its compute capability, (major, minor).
+    """
+
+    name: str
+    capability: tuple[int, int]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether MXNet has kernels for it."""
+        return self.capability[0] in KERNEL_MAJORS
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+def choose_contexts(device: str = "auto") -> list[Any]:
+    """Choose the MXNet contexts to compute on.
+
+    Parameters
+    ----------
+    device
+        ``"gpu"`` is every GPU that MXNet has kernels for, and ``"gpu:2"`` the first two of them. ``"cpu"`` is
+        the CPU, and ``"cpu:4"`` four contexts on it, which behave like four devices. ``"auto"``, the default,
+        is ``"gpu"`` where there is one, else ``"cpu"``.
+
+    Returns
+    -------
+    list of mx.Context
+        At least one; with several, a batch is to be split among them.
+
+    Raises
+    ------
+    ValueError
+        If `device` is none of these, or asks for GPUs that are not there or that MXNet has no kernels for.
+    """
+    kind, count = parse_device(device)
+    if kind == "cpu":
+        return [mx.cpu(index) for index in range(count or 1)]
+
+    has_cuda = mx.runtime.Features().is_enabled("CUDA")
+    gpus = list_gpus() if has_cuda else []
+    usable = [index for index, gpu in enumerate(gpus) if gpu.is_usable]
+    if kind == "gpu" and len(usable) < (count or 1):
+        raise ValueError(f"device={device!r} cannot be had: {_explain_no_gpu(has_cuda, gpus)}")
+    for gpu in gpus:
+        if not gpu.is_usable:
+            logger.warning("%s is not used: MXNet 1.9 has no kernels for it, only for 5.0 to 8.9", gpu)
+    if not usable:
+        return [mx.cpu()]
+    return [mx.gpu(index) for index in usable[: count or None]]
+
+
+def parse_device(device: str) -> tuple[str, int | None]:
+    """Take a device string apart: ``"gpu:2"`` is ``("gpu", 2)``, and ``"auto"`` is ``("auto", None)``.
+
+    Raises
+    ------
+    ValueError
+        If it is no device string.
+    """
+    match = re.fullmatch(r"(auto|cpu|gpu)(?:(?<!auto):([1-9][0-9]?))?", device)
+    if match is None:
+        raise ValueError(
+            f'device is {device!r}: it can be "auto", "cpu" or "gpu", or several, as in "cpu:4" or "gpu:2"'
+        )
+    return match.group(1), int(match.group(2)) if match.group(2) else None
+
+
+def _explain_no_gpu(has_cuda: bool, gpus: Sequence[Gpu]) -> str:
+    if not has_cuda:
+        return (
+            "the MXNet that is installed is built for the CPU. "
+            'Choose device="cpu", or: pip uninstall mxnet, then pip install "robostig[gpu]"'
+        )
+    if not gpus:
+        return 'the NVIDIA driver shows no GPU (does CUDA_VISIBLE_DEVICES hide it?). Choose device="cpu"'
+    usable = [str(gpu) for gpu in gpus if gpu.is_usable]
+    if usable:
+        return f"MXNet can use only {len(usable)} here: {', '.join(usable)}"
+    return (
+        f"MXNet 1.9 has no kernels for {', '.join(map(str, gpus))}, only for compute capability 5.0 to 8.9 "
+        '(V100, T4, A10G, A100, L4). Choose device="cpu"'
+    )
+
+
+def list_gpus() -> list[Gpu]:
+    """List the GPUs that the NVIDIA driver shows this process, in MXNet's order.
+
+    Returns
+    -------
+    list of Gpu
+        Empty without a driver or a GPU; ``list_gpus()[i]`` is ``mx.gpu(i)``.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []  # no driver, no GPU
+    status = driver.cuInit(0)
+    if status != 0:
+        if status != _CUDA_ERROR_NO_DEVICE:
+            logger.warning("no GPU is used: the NVIDIA driver answered CUDA error %d to cuInit", status)
+        return []
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    return [_read_gpu(driver, index) for index in range(count.value)]
+
+
+def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _CU_MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _CU_MINOR, device)
+    return Gpu(name.value.decode(errors="replace"), (major.value, minor.value))

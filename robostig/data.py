@@ -1,0 +1,379 @@
+"""Datasets and loaders that every model shares: a driving log, or the earlier modules' arrays, in; batches out.
+
+>>> from robostig.data import SteeringDataset, TrainingLoader, open_frames
+>>> from robostig.driving_log import read_driving_log, split_by_time
+>>> log = read_driving_log("recording")                           # doctest: +SKIP
+>>> split = split_by_time(log)                                    # doctest: +SKIP
+>>> frames = open_frames(log, get_spec("comma").input)            # doctest: +SKIP
+>>> train = SteeringDataset(frames, log.steering, split.train)    # doctest: +SKIP
+>>> for frames, steering in TrainingLoader(train).epoch(0): ...   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Deque, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from robostig.augmentation import Augmentation, Draw, apply
+from robostig.backend import mx
+from robostig.driving_log import DrivingLog
+from robostig.frame_cache import DEFAULT_BUDGET_GB, CachedFrames
+from robostig.preprocessing import InputSpec
+
+__all__ = [
+    "ArrayFrames",
+    "Batch",
+    "SteeringDataset",
+    "TrainingLoader",
+    "balance_weights",
+    "has_arrays",
+    "open_frames",
+    "read_arrays",
+]
+
+LABEL_BIN = 0.05  # width of the bins that balancing counts labels in: 1.25 degrees
+# What the pipeline's first module wrote: rows 60 to 135 of 160, 66x200, YUV.
+ARRAY_INPUT = InputSpec(66, 200, crop_top=60 / 160, crop_bottom=25 / 160, color_space="yuv")
+
+_BATCHES_AHEAD = 2
+Numbers = Union[Sequence[int], np.ndarray]
+FrameSource = Union[CachedFrames, "ArrayFrames"]
+
+
+class Batch(NamedTuple):
+    """Frames (n, H, W, 3) uint8 and their steering (n,) float32, -1..1."""
+
+    frames: np.ndarray
+    steering: np.ndarray
+
+
+class SteeringDataset(mx.gluon.data.Dataset):
+    """Preprocessed frames and their steering, by number.
+
+    It is a Gluon dataset too: ``dataset[i]`` is the centre camera's frame as (3, H, W) uint8 and the steering, so
+    ``mxnet.gluon.data.DataLoader(dataset, batch_size=64)`` works.
+
+    Parameters
+    ----------
+    frames
+        Camera name to the frames of the whole recording; ``"center"`` is needed.
+    steering
+        (N,) float32, -1..1: the label of every row of the recording.
+    rows
+        The rows that belong to this dataset, (n,) integers; all if None.
+
+    Raises
+    ------
+    ValueError
+        If the centre camera is missing, the lengths differ, or no row is left.
+    """
+
+    def __init__(
+        self,
+        frames: Mapping[str, FrameSource],
+        steering: np.ndarray,
+        rows: Optional[Numbers] = None,
+    ) -> None:
+        if "center" not in frames:
+            raise ValueError(f"the centre camera's frames are needed; these are of {', '.join(frames) or 'none'}")
+        lengths = {camera: len(source) for camera, source in frames.items()}
+        if set(lengths.values()) != {len(steering)}:
+            raise ValueError(f"{len(steering)} steering values for {lengths} frames; there must be as many of each")
+        self.frames = dict(frames)
+        self.rows = np.arange(len(steering)) if rows is None else np.asarray(rows, np.int64)
+        if not len(self.rows):
+            raise ValueError("a dataset needs at least one row")
+        self.steering = np.asarray(steering, np.float32)[self.rows]
+        self.spec: InputSpec = self.frames["center"].spec
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Tuple[np.ndarray, np.float32]:
+        frame = self.read([number])[0]
+        return np.ascontiguousarray(frame.transpose(2, 0, 1)), self.steering[number]
+
+    @property
+    def cameras(self) -> Tuple[str, ...]:
+        """The cameras whose frames are there."""
+        return tuple(self.frames)
+
+    def read(self, numbers: Numbers, cameras: Optional[np.ndarray] = None) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames.
+
+        Parameters
+        ----------
+        numbers
+            (n,) integers from 0 to ``len(self) - 1``.
+        cameras
+            (n,) positions in :attr:`cameras`, one a frame; the centre camera if None.
+        """
+        rows = self.rows[np.asarray(numbers, np.int64)]
+        if cameras is None:
+            return self.frames["center"].read(rows)
+        frames: Optional[np.ndarray] = None
+        for position, camera in enumerate(self.cameras):
+            chosen = cameras == position
+            if chosen.all():
+                return self.frames[camera].read(rows)
+            if chosen.any():
+                read = self.frames[camera].read(rows[chosen])
+                if frames is None:
+                    frames = np.empty((len(rows), *read.shape[1:]), np.uint8)
+                frames[chosen] = read
+        assert frames is not None
+        return frames
+
+
+class TrainingLoader:
+    """Batches for training: curves over-sampled, a camera chosen, augmented, and prepared ahead by a thread.
+
+    What an epoch holds follows from the seed and the epoch's number alone, so a resumed run sees the same batches.
+
+    Parameters
+    ----------
+    dataset
+        Where frames come from.
+    batch_size
+        Frames a batch, default 64. All batches are full.
+    augmentation
+        What happens to them; the default :class:`~robostig.augmentation.Augmentation` if None.
+    balance
+        0 draws rows as recorded, 1 makes every angle equally frequent, default 0.5 (see :func:`balance_weights`).
+    side_cameras
+        Share of frames from the left and right camera, where there are any, 0 to 1; their steering is corrected by
+        ``augmentation.correction``, as a shift to there is.
+    seed
+        Of the loader's own generator.
+    """
+
+    def __init__(
+        self,
+        dataset: SteeringDataset,
+        batch_size: int = 64,
+        *,
+        augmentation: Optional[Augmentation] = None,
+        balance: float = 0.5,
+        side_cameras: float = 2 / 3,
+        seed: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed
+        self._weights = balance_weights(dataset.steering, balance)
+        correction = self.augmentation.correction
+        corrections = {"center": 0.0, "left": correction, "right": -correction}
+        self._corrections = np.array([corrections[camera] for camera in dataset.cameras], np.float32)
+        sides = len(dataset.cameras) - 1
+        self._camera_shares = np.array(
+            [
+                (1.0 - side_cameras if sides else 1.0) if camera == "center" else side_cameras / sides
+                for camera in dataset.cameras
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch: enough to draw about as many frames as there are rows."""
+        return -(-len(self.dataset) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; the next ones are prepared while one is used."""
+        rows = self._draw_rows(number)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+            ahead: Deque[Future[Batch]] = deque()
+            for position in range(len(self)):
+                ahead.append(pool.submit(self._make_batch, number, position, rows))
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def labels(self, number: int) -> np.ndarray:
+        """Return the steering of an epoch's batches, (n,) float32, without reading a frame: what is really learned."""
+        rows = self._draw_rows(number)
+        batches = []
+        for position in range(len(self)):
+            steering, _, draw = self._plan_batch(number, position, rows)
+            batches.append(draw.steer(steering))
+        return np.concatenate(batches)
+
+    def _draw_rows(self, epoch: int) -> np.ndarray:
+        """Draw (batches, batch_size) rows: each as often as its weight says, to within one (systematic sampling)."""
+        generator = np.random.default_rng([self.seed, epoch])
+        count = len(self) * self.batch_size
+        order = generator.permutation(len(self.dataset))
+        marks = (np.arange(count) + generator.random()) / count
+        edges = np.cumsum(self._weights[order])
+        rows = order[np.minimum(np.searchsorted(edges, marks * edges[-1], side="right"), len(order) - 1)]
+        return generator.permutation(rows).reshape(len(self), self.batch_size)
+
+    def _plan_batch(self, epoch: int, position: int, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray, Draw]:
+        generator = np.random.default_rng([self.seed, epoch, position])
+        cameras = generator.choice(len(self._camera_shares), self.batch_size, p=self._camera_shares)
+        steering = self.dataset.steering[rows[position]] + self._corrections[cameras]
+        return steering, cameras, self.augmentation.draw(self.batch_size, generator)
+
+    def _make_batch(self, epoch: int, position: int, rows: np.ndarray) -> Batch:
+        steering, cameras, draw = self._plan_batch(epoch, position, rows)
+        frames = self.dataset.read(rows[position], cameras)
+        return Batch(*apply(frames, steering, draw, self.dataset.spec))
+
+
+def balance_weights(steering: np.ndarray, strength: float) -> np.ndarray:
+    """Weigh rows so that frequent angles are drawn less often.
+
+    Half to two thirds of all labels are near zero; a network fed with them as they come learns to drive straight.
+
+    Parameters
+    ----------
+    steering
+        (n,) labels, -1..1.
+    strength
+        0: every row alike; 1: every angle (in bins of 0.05) equally often, however rare; between: in between.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float64, summing to 1.
+
+    Raises
+    ------
+    ValueError
+        If ``strength`` is outside 0..1.
+    """
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"the strength of balancing is {strength}; it must be between 0 (as recorded) and 1 (flat)")
+    _, inverse, counts = np.unique(np.rint(steering / LABEL_BIN), return_inverse=True, return_counts=True)
+    weights = counts[inverse] ** -float(strength)
+    return weights / weights.sum()
+
+
+def open_frames(
+    log: DrivingLog,
+    spec: InputSpec,
+    *,
+    cameras: Optional[Sequence[str]] = None,
+    folder: Union[str, Path, None] = None,
+    budget_gb: float = DEFAULT_BUDGET_GB,
+) -> Dict[str, CachedFrames]:
+    """Open the preprocessed frames of a log's cameras; the first time, this decodes them.
+
+    Parameters
+    ----------
+    log
+        The drive.
+    spec
+        The model's input, ``get_spec(name).input``.
+    cameras
+        Which of the log's cameras; all of them if None.
+    folder, budget_gb
+        As for :class:`~robostig.frame_cache.CachedFrames`.
+    """
+    return {
+        camera: CachedFrames(log.pictures[camera], spec, folder=folder, budget_gb=budget_gb, label=f"{camera} frames")
+        for camera in (cameras if cameras is not None else log.pictures)
+    }
+
+
+class ArrayFrames:
+    """Frames of the pipeline's first module: one ``.npy`` file, memory-mapped, as uint8.
+
+    Parameters
+    ----------
+    path
+        (N, H, W, 3) of any real type, 0..255, preprocessed.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else.
+    FileNotFoundError
+        If there is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._values = _load_array(path)
+        shape = self._values.shape
+        if self._values.ndim != 4 or shape[3] != 3 or 0 in shape:
+            raise ValueError(f"{path} is {'x'.join(map(str, shape))}; frames are N x height x width x 3 (NHWC)")
+        sample = np.asarray(self._values[:: max(1, len(self._values) // 16)], np.float64)
+        low, high = sample.min(), sample.max()
+        if not (low >= 0.0 and 1.0 < high <= 255.0):  # NaN fails here too
+            raise ValueError(f"{path} holds values from {low:g} to {high:g}; frames are 0..255, not scaled")
+        self.spec = replace(ARRAY_INPUT, height=shape[1], width=shape[2])
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def read(self, numbers: Numbers) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed."""
+        return np.clip(np.rint(self._values[np.asarray(numbers, np.int64)]), 0, 255).astype(np.uint8)
+
+
+def has_arrays(folder: Union[str, Path]) -> bool:
+    """Say whether a folder holds the pipeline's first module's output (``train_X.npy``)."""
+    return (Path(folder) / "train_X.npy").is_file()
+
+
+def read_arrays(
+    folder: Union[str, Path], validation_folder: Union[str, Path, None] = None
+) -> Tuple[SteeringDataset, SteeringDataset]:
+    """Open ``train_X.npy``, ``train_Y.npy``, ``valid_X.npy``, ``valid_Y.npy`` as the pipeline's first module wrote them.
+
+    Parameters
+    ----------
+    folder
+        The training channel.
+    validation_folder
+        Where the ``valid_`` pair is, if not beside the ``train_`` pair.
+
+    Returns
+    -------
+    tuple
+        Training set and validation set. Their ``spec`` is what they were preprocessed for: YUV, cropped to rows 60 to
+        135 of 160, of the arrays' own size.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the four is missing.
+    ValueError
+        If one does not hold what it should.
+    """
+    folder = Path(folder)
+    if validation_folder is None or not (Path(validation_folder) / "valid_X.npy").is_file():
+        validation_folder = folder
+    sets = []
+    for prefix, place in (("train", folder), ("valid", Path(validation_folder))):
+        frames = ArrayFrames(place / f"{prefix}_X.npy")
+        labels = np.asarray(_load_array(place / f"{prefix}_Y.npy"), np.float32).reshape(-1)
+        if not np.isfinite(labels).all() or np.abs(labels).max(initial=0.0) > 1.0:
+            raise ValueError(f"{place / f'{prefix}_Y.npy'} has labels that are not in -1..1 (1.0 is full lock)")
+        sets.append(SteeringDataset({"center": frames}, labels))
+    train, validation = sets
+    if train.spec != validation.spec:
+        raise ValueError(
+            f"the training frames are {train.spec.height}x{train.spec.width}, the validation frames "
+            f"{validation.spec.height}x{validation.spec.width}; they must agree"
+        )
+    return train, validation
+
+
+def _load_array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path}; the first module writes train_X, train_Y, valid_X and valid_Y.npy"
+        )
+    try:
+        values = np.lib.format.open_memmap(path, mode="r")  # .npy only, and never a pickle
+    except ValueError as error:
+        raise ValueError(f"{path} is no array of numbers that can be read ({error})") from error
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path} holds {values.dtype}; frames and labels are numbers")
+    return values

@@ -1,0 +1,228 @@
+"""Preprocessed frames, decoded once and then mapped from disk.
+
+Decoding a JPEG costs more than a small network's share of a training step, so every picture is decoded and
+preprocessed once, on all cores, into one file of uint8 frames. The file is memory-mapped: its pages are the operating
+system's cache, and the process stays as small for an hour of driving as for a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Iterator, List, Sequence, Set, Union
+
+import numpy as np
+from tqdm import tqdm
+
+from robostig._compat import count_usable_cpus
+from robostig.driving_log import decode_picture
+from robostig.preprocessing import InputSpec, preprocess
+
+__all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BUDGET_GB = 20.0
+FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
+
+_FORMAT = 1  # part of every key: raise it when preprocessing changes its output
+_CHUNK = 256  # frames decoded before they are written: bounds the memory of a build
+_STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
+_in_use: Set[Path] = set()  # this process's own files are never removed to make room
+
+
+def default_cache_folder() -> Path:
+    """Return where frames are kept: ``ROBOSTIG_CACHE``, or ``robostig`` in the user's cache folder (XDG)."""
+    if os.environ.get("ROBOSTIG_CACHE"):
+        return Path(os.environ["ROBOSTIG_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robostig"
+
+
+class CachedFrames:
+    """The preprocessed frames of a list of pictures, by number.
+
+    Two processes may open the same pictures at once: each builds its own file and renames it into place, so that a
+    file with a final name is always whole, and whoever comes later finds it.
+
+    Parameters
+    ----------
+    pictures
+        Paths of JPEG or PNG files.
+    spec
+        How to preprocess them.
+    folder
+        Where the files live; :func:`default_cache_folder` if None.
+    budget_gb
+        Gigabytes (1e9 bytes) that the folder may hold. Files unused for longest are removed to make room; frames
+        beyond the budget are decoded as they are needed.
+    label
+        What to call the work in the progress bar.
+
+    Raises
+    ------
+    ValueError
+        If a picture cannot be decoded, naming it.
+    FileNotFoundError
+        If a picture is not there.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[str],
+        spec: InputSpec,
+        *,
+        folder: Union[str, Path, None] = None,
+        budget_gb: float = DEFAULT_BUDGET_GB,
+        label: str = "frames",
+    ) -> None:
+        if budget_gb < 0:
+            raise ValueError(f"budget_gb is {budget_gb}; give the gigabytes that frames may take on disk, 0 for none")
+        self.pictures = list(pictures)
+        self.spec = spec
+        self._pool = ThreadPoolExecutor(max_workers=count_usable_cpus(), thread_name_prefix="decode")
+        self._mapped = np.empty((0, *spec.shape), np.uint8)
+        folder = Path(folder) if folder is not None else default_cache_folder()
+        frame_bytes = int(np.prod(spec.shape))
+        room = int(budget_gb * 1e9) - sum(
+            path.stat().st_size for path in _in_use if path.parent == folder and path.exists()
+        )
+        count = min(len(self.pictures), max(0, room // frame_bytes))
+        if count < len(self.pictures):
+            logger.warning(
+                "%s: %s of %s frames do not fit into the cache's %g GB and will be decoded as they are needed, which "
+                "is slower; raise the budget if %s has the room",
+                label, f"{len(self.pictures) - count:,}", f"{len(self.pictures):,}", budget_gb, folder,
+            )  # fmt: skip
+        if count:
+            self._mapped = self._open(folder, count, int(budget_gb * 1e9), label)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def mapped(self) -> int:
+        """Number of frames that come from disk; the rest are decoded when read."""
+        return len(self._mapped)
+
+    def read(self, numbers: Union[Sequence[int], np.ndarray]) -> np.ndarray:
+        """Return the frames of these numbers.
+
+        Parameters
+        ----------
+        numbers
+            (n,) integers from 0 to ``len(self) - 1``, in any order.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, height, width, 3) uint8, a copy that may be changed.
+        """
+        wanted = np.asarray(numbers, np.int64)
+        here = wanted < self.mapped
+        if here.all():
+            return self._mapped[wanted]
+        frames = np.empty((len(wanted), *self.spec.shape), np.uint8)
+        frames[here] = self._mapped[wanted[here]]
+        frames[~here] = list(self._pool.map(self._decode, wanted[~here]))
+        return frames
+
+    def _decode(self, number: int) -> np.ndarray:
+        path = self.pictures[number]
+        return preprocess(decode_picture(Path(path).read_bytes(), path), self.spec)
+
+    def _open(self, folder: Path, count: int, budget: int, label: str) -> np.ndarray:
+        path = folder / f"{self._key(count)}.npy"
+        try:
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                _make_room(folder, count * int(np.prod(self.spec.shape)), budget)
+                self._build(path, count, label)
+            mapped = np.load(path, mmap_mode="r")  # OSError if another process has removed it to make room
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and error.filename in self.pictures:
+                raise
+            logger.warning("frames cannot be kept in %s (%s); they are decoded as they are needed", folder, error)
+            return self._mapped
+        _in_use.add(path)
+        with contextlib.suppress(OSError):  # removed since, or another user's
+            os.utime(path)  # the time of last use, for _make_room
+        return mapped
+
+    def _key(self, count: int) -> str:
+        """Hash what the file's content follows from: the pictures' bytes, their order, the preprocessing."""
+        digest = hashlib.sha256(json.dumps([_FORMAT, self.spec.to_dict()], sort_keys=True).encode())
+        for picture_digest in self._pool.map(_hash_file, self.pictures[:count]):
+            digest.update(picture_digest)
+        return digest.hexdigest()[:40]
+
+    def _build(self, path: Path, count: int, label: str) -> None:
+        partial = path.with_name(f"{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
+        try:
+            with open(partial, "wb") as file, tqdm(
+                total=count, desc=f"decoding {label}", unit="frame", disable=None
+            ) as bar:
+                np.lib.format.write_array_header_1_0(file, header)
+                for frames in _map_in_chunks(self._pool, self._decode, count):
+                    for frame in frames:
+                        file.write(frame.data)
+                    bar.update(len(frames))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _map_in_chunks(
+    pool: ThreadPoolExecutor, decode: Callable[[int], np.ndarray], count: int
+) -> Iterator[List[np.ndarray]]:
+    """Yield results in order, a chunk at a time, while the next chunk is under way."""
+    ahead = None
+    for start in range(0, count, _CHUNK):
+        current = [pool.submit(decode, number) for number in range(start, min(start + _CHUNK, count))]
+        if ahead is not None:
+            yield [future.result() for future in ahead]
+        ahead = current
+    if ahead is not None:
+        yield [future.result() for future in ahead]
+
+
+def _hash_file(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+
+
+def _make_room(folder: Path, needed: int, budget: int) -> None:
+    """Remove what dead processes left, and the files unused for longest, until ``needed`` bytes fit the budget.
+
+    Raises OSError if the disk itself has no room.
+    """
+    for partial in folder.glob("*.partial"):
+        if time.time() - _last_use(partial) > _STALE_S:
+            partial.unlink(missing_ok=True)
+    files = sorted(folder.glob("*.npy"), key=_last_use)
+    total = sum(_size(path) for path in files)
+    for path in files:
+        if total + needed <= budget:
+            break
+        if path not in _in_use:
+            total -= _size(path)
+            path.unlink(missing_ok=True)  # a process that has it mapped keeps its pages
+            logger.info("removed %s from the frame cache to make room", path.name)
+    free = shutil.disk_usage(folder).free
+    if free < needed + FREE_DISK_GB * 1e9:
+        raise OSError(f"{needed / 1e9:.1f} GB needed and {FREE_DISK_GB:g} GB kept free, {free / 1e9:.1f} GB there")
+
+
+def _last_use(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

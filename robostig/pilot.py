@@ -1,0 +1,111 @@
+"""A trained network behind the wheel: a camera frame in, steering out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Optional, Union
+
+import numpy as np
+
+from robostig.artifact import load_artifact
+from robostig.backend import mx
+from robostig.preprocessing import InputSpec, preprocess
+
+__all__ = ["Pilot", "as_network_input", "predict"]
+
+
+class Pilot:
+    """Steers by what a camera sees.
+
+    Parameters
+    ----------
+    net
+        (N, 3, H, W) float32, 0..255 -> (N, 1) steering.
+    spec
+        How to preprocess a frame for it.
+    context
+        Where the network computes; the CPU if None.
+    facts
+        What is known of the model, if anything.
+
+    Examples
+    --------
+    >>> pilot = Pilot.load("out/nvidia")          # doctest: +SKIP
+    >>> pilot.steer(frame)                        # doctest: +SKIP
+    -0.0312
+    """
+
+    def __init__(
+        self,
+        net: mx.gluon.Block,
+        spec: InputSpec,
+        *,
+        context: Optional[mx.Context] = None,
+        facts: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        self.net = net
+        self.spec = spec
+        self.context = context or mx.cpu()
+        self.facts = dict(facts or {})
+
+    @classmethod
+    def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None) -> Pilot:
+        """Load an artifact; raises as :func:`robostig.artifact.load_artifact`."""
+        artifact = load_artifact(folder, context)
+        return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts)
+
+    def steer(self, frame: np.ndarray) -> float:
+        """Return the steering for one camera frame.
+
+        Parameters
+        ----------
+        frame
+            (H, W, 3) uint8 RGB as the camera gives it, of any size.
+
+        Returns
+        -------
+        float
+            -1..1, 1.0 = full lock to the right.
+
+        Raises
+        ------
+        ValueError
+            If ``frame`` is no such picture.
+        """
+        return float(self.steer_many([frame])[0])
+
+    def steer_many(self, frames: Iterable[np.ndarray]) -> np.ndarray:
+        """Return (n,) float32 steering for n camera frames, which may differ in size."""
+        return self.predict(np.stack([preprocess(frame, self.spec) for frame in frames]))
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
+        return predict(self.net, inputs, self.context)
+
+
+def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None) -> np.ndarray:
+    """Run a network on preprocessed frames; training's validation, the pilot and serving all answer with this.
+
+    Parameters
+    ----------
+    net
+        The network.
+    inputs
+        (n, height, width, 3) uint8 in the network's colour space.
+    context
+        Where it computes; the CPU if None.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
+    """
+    steering = net(as_network_input(inputs, context or mx.cpu())).asnumpy().reshape(-1)
+    return np.clip(steering, -1.0, 1.0)
+
+
+def as_network_input(frames: np.ndarray, context: mx.Context) -> mx.nd.NDArray:
+    """Move (n, H, W, 3) uint8 frames to a device and return them as (n, 3, H, W) float32, 0..255."""
+    # The bytes travel as uint8, a quarter of the traffic; layout and type change where the network computes.
+    moved = mx.nd.array(frames, ctx=context, dtype=np.uint8)
+    return mx.nd.transpose(moved, (0, 3, 1, 2)).astype(np.float32)

@@ -1,0 +1,275 @@
+"""From a recording to a trained and scored artifact: what command line, comparison and SageMaker's script share."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+import numpy as np
+
+from robostig.artifact import save_artifact
+from robostig.backend import choose_contexts
+from robostig.config import TrainingConfig
+from robostig.data import SteeringDataset, has_arrays, open_frames, read_arrays
+from robostig.driving_log import DrivingLog, Split, read_driving_log, split_by_time
+from robostig.evaluation import OpenLoop, evaluate_on_log, evaluate_open_loop
+from robostig.models import get_model, get_spec
+from robostig.pilot import Pilot
+from robostig.preprocessing import InputSpec
+from robostig.training import TrainingResult, fit
+
+__all__ = ["Recording", "TrainedModel", "evaluate_artifact", "read_recording", "train_model"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What there is to learn from: a driving log with its split, two logs, or the earlier modules' arrays.
+
+    Parameters
+    ----------
+    log
+        The log to train on, or None for arrays.
+    split
+        Its rows to train on, and the rows of ``validation_log`` that are held out.
+    validation_log
+        The log that the held-out rows belong to; the same ``log`` unless there is a channel for it.
+    arrays
+        Training set and validation set, if the recording is arrays.
+    """
+
+    log: Optional[DrivingLog] = None
+    split: Optional[Split] = None
+    validation_log: Optional[DrivingLog] = None
+    arrays: Optional[Tuple[SteeringDataset, SteeringDataset]] = None
+
+    def open(self, spec: InputSpec, config: TrainingConfig) -> Tuple[SteeringDataset, SteeringDataset]:
+        """Return the training set and the validation set, preprocessed for a model (arrays are what they are)."""
+        if self.arrays is not None:
+            return self.arrays
+        assert self.log is not None and self.split is not None and self.validation_log is not None
+        cameras = list(self.log.pictures) if config.side_cameras > 0 else ["center"]
+        frames = open_frames(self.log, spec, cameras=cameras, budget_gb=config.cache_gb)
+        held_out = frames
+        if self.validation_log is not self.log:
+            held_out = open_frames(self.validation_log, spec, cameras=["center"], budget_gb=config.cache_gb)
+        return (
+            SteeringDataset(frames, self.log.steering, self.split.train),
+            SteeringDataset({"center": held_out["center"]}, self.validation_log.steering, self.split.validation),
+        )
+
+    def evaluate(self, pilot: Pilot, training_mean: float) -> OpenLoop:
+        """Score a pilot on the held-out frames, one by one as a car would show them."""
+        label = str(pilot.facts.get("model", "pilot"))
+        if self.arrays is not None:
+            held_out = self.arrays[1]
+            return evaluate_open_loop(
+                lambda frame: float(pilot.predict(frame[None])[0]),
+                (held_out.read([number])[0] for number in range(len(held_out))),
+                held_out.steering,
+                training_mean=training_mean,
+                label=label,
+            )
+        assert self.split is not None and self.validation_log is not None
+        return evaluate_on_log(
+            pilot.steer, self.validation_log, self.split.validation, training_mean=training_mean, label=label
+        )
+
+    def describe(self) -> str:
+        """Return what is trained and validated on, in a few lines for people."""
+        if self.arrays is not None:
+            train, validation = self.arrays
+            size = f"{train.spec.height}x{train.spec.width}"
+            return f"arrays of {size} frames: {len(train):,} to train on, {len(validation):,} held out"
+        assert self.log is not None and self.split is not None
+        return f"{self.log.describe()}\n{self.split.description}"
+
+    def facts(self) -> Dict[str, Any]:
+        """Return what an artifact should remember of its data; no path of this machine is among it."""
+        if self.arrays is not None:
+            return {"kind": "arrays", "split": self.describe()}
+        assert self.log is not None and self.split is not None
+        return {
+            "kind": "driving log",
+            "folder": self.log.source.resolve().parent.name,
+            "fingerprint": self.log.fingerprint(),
+            "rows": len(self.log),
+            "rows_left_out": len(self.log.skipped),
+            "split": self.split.description,
+        }
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One model after training.
+
+    Parameters
+    ----------
+    name
+        Its registered name.
+    artifact
+        The folder it was written to.
+    parameters
+        Number of trainable parameters.
+    training
+        How training went.
+    open_loop
+        How it does on the held-out frames.
+    """
+
+    name: str
+    artifact: Path
+    parameters: int
+    training: TrainingResult
+    open_loop: OpenLoop
+
+    def summarize(self) -> Dict[str, Any]:
+        """Return the scores as plain values, for JSON."""
+        return {
+            "open_loop": self.open_loop.scores,
+            "latency_ms": self.open_loop.latency_ms,
+            "training": {
+                "seconds": self.training.seconds,
+                "epochs": len(self.training.history),
+                "best_epoch": self.training.best_epoch,
+                "images_per_second": self.training.images_per_second,
+                "stopped_early": self.training.stopped_early,
+                "devices": list(self.training.devices),
+            },
+            "parameters": self.parameters,
+        }
+
+
+def read_recording(
+    folder: Union[str, Path], config: TrainingConfig, *, validation_folder: Union[str, Path, None] = None
+) -> Recording:
+    """Read a recording and decide what is held out.
+
+    Parameters
+    ----------
+    folder
+        A driving log, or the earlier modules' ``train_X.npy`` and ``train_Y.npy``.
+    config
+        For the split, and what to do with bad rows.
+    validation_folder
+        A recording of its own to hold out; without it, stretches of the first one are.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`~robostig.driving_log.read_driving_log` and :func:`~robostig.data.read_arrays`.
+    """
+    if has_arrays(folder):
+        return Recording(arrays=read_arrays(folder, validation_folder))
+    log = read_driving_log(folder, on_error=config.on_error)
+    if validation_folder is None:
+        return Recording(log, _split_log(log, config), log)
+    other = read_driving_log(validation_folder, on_error=config.on_error)
+    description = f"{len(log):,} rows to train on, {len(other):,} rows of a recording of their own held out"
+    return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
+
+
+def _split_log(log: DrivingLog, config: TrainingConfig) -> Split:
+    """Return the split of a log that a configuration asks for."""
+    return split_by_time(log, fraction=config.validation_fraction, stretch_s=config.stretch_s, gap_s=config.gap_s)
+
+
+def train_model(
+    config: TrainingConfig,
+    recording: Recording,
+    out: Union[str, Path],
+    *,
+    workdir: Union[str, Path, None] = None,
+    checkpoint_dir: Union[str, Path, None] = None,
+) -> TrainedModel:
+    """Train a registered model, score it on what was held out, and write its artifact.
+
+    Parameters
+    ----------
+    config
+        ``config.model`` names the model.
+    recording
+        From :func:`read_recording`.
+    out
+        The artifact's folder.
+    workdir
+        Where history and loss curve go; ``training`` inside ``out`` if None.
+    checkpoint_dir
+        Where the checkpoint goes, from which an interrupted run is resumed; ``workdir`` if None.
+
+    Raises
+    ------
+    ValueError
+        For an unknown model, and as :func:`robostig.training.fit`.
+    """
+    spec = get_spec(config.model)
+    net = get_model(config.model)
+    context = choose_contexts(config.device)[0]
+    train, validation = recording.open(spec.input, config)
+    workdir = Path(out) / "training" if workdir is None else workdir
+    result = fit(net, train, validation, config, workdir=workdir, checkpoint_dir=checkpoint_dir)
+    training_mean = float(train.steering.mean())
+    pilot = Pilot(net, train.spec, context=context, facts={"model": config.model})
+    open_loop = recording.evaluate(pilot, training_mean)
+    parameters = int(sum(np.prod(each.shape) for each in net.collect_params().values()))
+    trained = TrainedModel(config.model, Path(out), parameters, result, open_loop)
+    facts = {
+        "model": config.model,
+        "reference": spec.reference,
+        "config": config.to_dict(),
+        "data": {**recording.facts(), "training_mean": training_mean},
+        "scores": trained.summarize(),
+    }
+    save_artifact(out, net, train.spec, facts)
+    logger.info("%s is trained: rmse=%.5f on the held-out frames, in %s", config.model, open_loop.scores["rmse"], out)
+    return trained
+
+
+def evaluate_artifact(
+    artifact: Union[str, Path], folder: Union[str, Path], *, rows: str = "auto", on_error: str = "raise"
+) -> Tuple[OpenLoop, str]:
+    """Score an artifact on a driving log.
+
+    Parameters
+    ----------
+    artifact
+        The folder of a trained model.
+    folder
+        A driving log.
+    rows
+        ``"held-out"``: the stretches that were held out when the artifact was trained on this very log; ``"all"``:
+        every row; ``"auto"``: held-out if it was this log, else all.
+    on_error
+        What to do with bad rows, as in :func:`~robostig.driving_log.read_driving_log`.
+
+    Returns
+    -------
+    tuple
+        The scores, and in words on which rows.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If artifact or log cannot be used, or held-out rows are asked for of another log.
+    """
+    if rows not in ("auto", "held-out", "all"):
+        raise ValueError(f"rows is {rows!r}; it is auto, held-out or all")
+    pilot = Pilot.load(artifact, context=choose_contexts("auto")[0])
+    log = read_driving_log(folder, on_error=on_error)
+    data = pilot.facts.get("data", {})  # an artifact saved from a notebook may know nothing of its data
+    same = data.get("fingerprint") == log.fingerprint()
+    if rows == "held-out" and not same:
+        raise ValueError(
+            f"{artifact} was not trained on {log.source}, so that nothing of it was held out; use --rows all"
+        )
+    numbers, which = np.arange(len(log)), f"all {len(log):,} rows of a log that it was not trained on"
+    if same and rows == "all":
+        which = f"all {len(log):,} rows, most of which it was trained on"
+    elif same:
+        split = _split_log(log, TrainingConfig.from_dict(pilot.facts["config"]))
+        numbers, which = split.validation, f"the {len(split.validation):,} held-out rows: {split.description}"
+    label = pilot.facts["model"]
+    return evaluate_on_log(pilot.steer, log, numbers, training_mean=data.get("training_mean", 0.0), label=label), which

@@ -1,0 +1,446 @@
+"""Training: a network, two datasets and a configuration in; the best parameters and the history out.
+
+There is no ``argv`` and no environment variable in here: notebooks, the command line and SageMaker's entry point all
+call :func:`fit`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import os
+import time
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from tqdm import tqdm
+
+from robostig.augmentation import Augmentation
+from robostig.backend import choose_contexts, mx
+from robostig.config import TrainingConfig
+from robostig.data import Batch, SteeringDataset, TrainingLoader
+from robostig.pilot import as_network_input, predict
+
+__all__ = ["CHECKPOINT", "EpochRecord", "TrainingConfig", "TrainingResult", "fit", "make_loader"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.csv"
+LOSS_CURVE = "loss_curve.png"
+LOWEST_RATE = 0.01  # the cosine ends at this share of the learning rate
+
+# May differ between a run and its continuation: none of them changes what is computed.
+_FREE_SETTINGS = ("device", "cache_gb", "on_error")
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history.
+
+    Parameters
+    ----------
+    epoch
+        From 1.
+    train_rmse
+        Over the augmented, balanced batches with dropout: harder than the validation rows.
+    validation_rmse
+        Over the held-out rows as recorded; 1.0 is 25 degrees.
+    learning_rate
+        At the end of the epoch.
+    seconds
+        Wall-clock time of the epoch, validation included.
+    images_per_second
+        Training frames a second, validation left out.
+    """
+
+    epoch: int
+    train_rmse: float
+    validation_rmse: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run went. The network passed to :func:`fit` holds the best epoch's parameters.
+
+    Parameters
+    ----------
+    history
+        One record an epoch.
+    best_epoch
+        The epoch with the lowest validation RMSE, from 1.
+    stopped_early
+        Whether patience ended the run.
+    resumed_from
+        The number of epochs that an earlier, interrupted run had done; 0 if none.
+    devices
+        Where it computed.
+    labels
+        (n,) float32 steering of the first epoch's batches, after balancing and augmentation: what was learned from.
+    """
+
+    history: Tuple[EpochRecord, ...]
+    best_epoch: int
+    stopped_early: bool
+    resumed_from: int
+    devices: Tuple[str, ...]
+    labels: np.ndarray
+
+    @property
+    def validation_rmse(self) -> float:
+        """The best epoch's."""
+        return self.history[self.best_epoch - 1].validation_rmse
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of all epochs."""
+        return sum(record.seconds for record in self.history)
+
+    @property
+    def images_per_second(self) -> float:
+        """The median epoch's."""
+        return float(np.median([record.images_per_second for record in self.history]))
+
+
+def fit(
+    net: mx.gluon.HybridBlock,
+    train: SteeringDataset,
+    validation: SteeringDataset,
+    config: TrainingConfig,
+    *,
+    workdir: Union[str, Path, None] = None,
+    checkpoint_dir: Union[str, Path, None] = None,
+) -> TrainingResult:
+    """Train a network and leave the best epoch's parameters in it.
+
+    Parameters
+    ----------
+    net
+        Of the zoo, or any HybridBlock (N, 3, H, W) float32, 0..255 -> (N, 1). Initialised here where it is not.
+    train, validation
+        Preprocessed alike. Only the training rows are balanced and augmented.
+    config
+        The settings; its ``model`` is not looked at.
+    workdir
+        Where ``history.csv`` and ``loss_curve.png`` go; nothing is written if None.
+    checkpoint_dir
+        Where the checkpoint goes; ``workdir`` if None. A checkpoint of an interrupted run with the same settings is
+        resumed, with the same result as if it had not been interrupted; a finished run removes its checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If the two sets are preprocessed differently, the checkpoint belongs to other settings or data, or the loss
+        stops being a number.
+    """
+    if train.spec != validation.spec:
+        raise ValueError(
+            f"the training frames are preprocessed as {train.spec}, the validation frames as {validation.spec}"
+        )
+    contexts = choose_contexts(config.device)
+    if config.batch_size < len(contexts):
+        raise ValueError(
+            f"a batch of {config.batch_size} cannot be shared by {len(contexts)} devices; raise batch_size"
+        )
+    _prepare(net, train, contexts, config)
+    run = _Run(net, make_loader(train, config), validation, config, contexts)
+    folder = _make_folder(workdir)
+    checkpoints = _make_folder(checkpoint_dir) or folder
+    if checkpoints is not None:
+        run.resume(checkpoints / CHECKPOINT)
+    resumed_from = len(run.history)
+    with tqdm(
+        total=config.epochs * len(run.loader), initial=resumed_from * len(run.loader), unit="batch", disable=None
+    ) as bar:
+        for epoch in range(resumed_from, config.epochs):
+            if run.is_exhausted():
+                break
+            bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
+            record = run.train_epoch(epoch, bar)
+            bar.set_postfix(validation_rmse=f"{record.validation_rmse:.4f}")
+            if checkpoints is not None:
+                run.save(checkpoints / CHECKPOINT)
+            if folder is not None:
+                _write_history(folder / HISTORY, run.history)
+    result = TrainingResult(
+        history=tuple(run.history),
+        best_epoch=run.best_epoch,
+        stopped_early=len(run.history) < config.epochs,
+        resumed_from=resumed_from,
+        devices=tuple(map(str, contexts)),
+        labels=run.loader.labels(0),
+    )
+    run.restore_best()
+    if folder is not None:
+        _write_history(
+            folder / HISTORY, run.history
+        )  # again: a run killed after its last checkpoint has no line to add
+        _draw_history(folder / LOSS_CURVE, result)
+    if checkpoints is not None:
+        (checkpoints / CHECKPOINT).unlink(missing_ok=True)
+    logger.info(
+        "best epoch %d of %d: validation_rmse=%.5f", result.best_epoch, len(result.history), result.validation_rmse
+    )  # fmt: skip
+    return result
+
+
+def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoader:
+    """Return the loader that :func:`fit` trains with."""
+    return TrainingLoader(
+        train,
+        config.batch_size,
+        augmentation=Augmentation(
+            config.flip,
+            config.shift,
+            config.shadow,
+            config.brightness,
+            config.scenery,
+            correction=config.camera_correction,
+        ),
+        balance=config.balance,
+        side_cameras=config.side_cameras,
+        seed=config.seed,
+    )
+
+
+class _Run:
+    """The state of a run that a checkpoint holds, and the steps that change it."""
+
+    def __init__(
+        self,
+        net: mx.gluon.HybridBlock,
+        loader: TrainingLoader,
+        validation: SteeringDataset,
+        config: TrainingConfig,
+        contexts: Sequence[mx.Context],
+    ) -> None:
+        self.net, self.loader, self.validation, self.config, self.contexts = net, loader, validation, config, contexts
+        self.parameters = net.collect_params()
+        options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
+        if config.optimizer == "sgd":
+            options["momentum"] = 0.9
+        self.trainer = mx.gluon.Trainer(
+            self.parameters, config.optimizer, options, kvstore="device", update_on_kvstore=False
+        )
+        self.loss = mx.gluon.loss.L2Loss()
+        self.history: List[EpochRecord] = []
+        self.best: Dict[str, np.ndarray] = {}
+
+    @property
+    def best_epoch(self) -> int:
+        return 1 + int(np.argmin([record.validation_rmse for record in self.history]))
+
+    def is_exhausted(self) -> bool:
+        """Say whether patience is over."""
+        return 0 < self.config.patience <= len(self.history) - (self.best_epoch if self.history else 0)
+
+    def train_epoch(self, epoch: int, bar: Any) -> EpochRecord:
+        """Train one epoch, validate, and remember the parameters if they are the best so far."""
+        started = time.perf_counter()
+        # Dropout's draws depend on the epoch alone, so that a resumed run repeats them.
+        mx.random.seed(_derive_seed(self.config.seed, epoch))
+        losses: List[List[mx.nd.NDArray]] = []
+        total, seen = 0.0, 0
+        for position, batch in enumerate(self.loader.epoch(epoch)):
+            rate = self._learning_rate(epoch + position / len(self.loader))
+            self.trainer.set_learning_rate(rate)
+            losses.append(self._step(batch))
+            seen += len(batch.steering)
+            if len(losses) > 1:  # one step behind: the engine stays busy, and never runs away from us
+                total += _add_up(losses.pop(0))
+            bar.update()
+        total += sum(map(_add_up, losses))
+        train_seconds = time.perf_counter() - started
+        train_rmse = math.sqrt(2.0 * total / seen)  # gluon's L2 loss is half the square
+        validation_rmse = self._validate()
+        if not (math.isfinite(train_rmse) and math.isfinite(validation_rmse)):
+            raise ValueError(
+                f"the loss is no longer a number in epoch {epoch + 1}: training diverged. "
+                f"Lower the learning rate ({self.config.learning_rate:g})"
+            )
+        record = EpochRecord(
+            epoch + 1, train_rmse, validation_rmse, rate, time.perf_counter() - started, seen / train_seconds
+        )
+        if not self.history or validation_rmse < min(each.validation_rmse for each in self.history):
+            self.best = self._read_parameters()
+        self.history.append(record)
+        # Fixed point throughout: SageMaker's metric expressions would read 1e-05 as 1.
+        logger.info(
+            "epoch=%d train_rmse=%.5f validation_rmse=%.5f learning_rate=%.8f seconds=%.1f images_per_second=%.0f",
+            *asdict(record).values(),
+        )
+        return record
+
+    def _step(self, batch: Batch) -> List[mx.nd.NDArray]:
+        """Forward, backward, update; returns each device's summed loss, not waited for."""
+        cuts = np.linspace(0, len(batch.steering), len(self.contexts) + 1).astype(int)
+        losses = []
+        for context, start, stop in zip(self.contexts, cuts[:-1], cuts[1:]):
+            frames = as_network_input(batch.frames[start:stop], context)
+            steering = mx.nd.array(batch.steering[start:stop], ctx=context)
+            with mx.autograd.record():
+                losses.append(self.loss(self.net(frames), steering).sum())
+        mx.autograd.backward(losses)
+        self.trainer.step(len(batch.steering))
+        return losses
+
+    def _learning_rate(self, epoch: float) -> float:
+        """Return the learning rate at a point in time, in epochs from 0."""
+        config = self.config
+        if epoch < config.warmup_epochs:
+            # Half a step ahead, so that the first step is not wasted on a rate of zero.
+            return config.learning_rate * (epoch + 0.5 / len(self.loader)) / config.warmup_epochs
+        if config.schedule == "constant":
+            return config.learning_rate
+        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+        return config.learning_rate * (LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+    def _validate(self) -> float:
+        squares = 0.0
+        size = -(-self.config.batch_size // len(self.contexts))
+        for start in range(0, len(self.validation), size):
+            numbers = np.arange(start, min(start + size, len(self.validation)))
+            # A full last batch keeps one shape, hence one graph.
+            padded = np.resize(numbers, size) if len(numbers) < size else numbers
+            predicted = predict(self.net, self.validation.read(padded), self.contexts[0])[: len(numbers)]
+            squares += float(np.sum((predicted.astype(np.float64) - self.validation.steering[numbers]) ** 2))
+        return math.sqrt(squares / len(self.validation))
+
+    def _read_parameters(self) -> Dict[str, np.ndarray]:
+        return {name: parameter.data(self.contexts[0]).asnumpy() for name, parameter in self.parameters.items()}
+
+    def restore_best(self) -> None:
+        """Put the best epoch's parameters into the network."""
+        for name, value in self.best.items():
+            self.parameters[name].set_data(mx.nd.array(value))
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch follows from: one file of arrays, in place at once or not at all."""
+        optimizer = self.trainer.optimizer
+        header = {
+            "settings": self._settings(),
+            "history": [asdict(record) for record in self.history],
+            "updates": optimizer.num_update,
+            "updates_by_parameter": {str(key): value for key, value in optimizer._index_update_count.items()},
+        }
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        arrays.update({f"parameter/{name}": value for name, value in self._read_parameters().items()})
+        arrays.update({f"best/{name}": value for name, value in self.best.items()})
+        for index, state in self.trainer._updaters[0].states.items():
+            for position, part in enumerate(_as_tuple(state)):
+                arrays[f"state/{index}/{position}"] = part.asnumpy()
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def resume(self, path: Path) -> None:
+        """Take up a checkpoint, if there is one."""
+        if not path.exists():
+            return
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(arrays.pop("header").tobytes())
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"the checkpoint {path} cannot be read ({error}); remove it to start anew") from error
+        theirs, ours = header["settings"], self._settings()
+        differing = [
+            f"{name} was {theirs.get(name)}, is {ours.get(name)}" for name in ours if theirs.get(name) != ours[name]
+        ]
+        if differing:
+            raise ValueError(
+                f"the checkpoint {path} is of a run with other settings ({'; '.join(differing)}); "
+                "continue with those, remove it, or write somewhere else"
+            )
+        for name, parameter in self.parameters.items():
+            parameter.set_data(mx.nd.array(arrays[f"parameter/{name}"]))
+        self.best = {name: arrays[f"best/{name}"] for name in self.parameters}
+        self.history = [EpochRecord(**record) for record in header["history"]]
+        counts = {int(key): value for key, value in header["updates_by_parameter"].items()}
+        for updater, context in zip(self.trainer._updaters, self.contexts):
+            for index, parameter in enumerate(self.trainer._params):
+                if parameter.grad_req == "null":
+                    continue  # running means and the like, which no optimizer changes
+                fresh = updater.optimizer.create_state_multi_precision(index, parameter.data(context))
+                for position, part in enumerate(_as_tuple(fresh)):
+                    part[:] = mx.nd.array(arrays[f"state/{index}/{position}"], ctx=context)
+                updater.states[index], updater.states_synced[index] = fresh, True
+            updater.optimizer.num_update = header["updates"]
+            updater.optimizer._set_current_context(context.device_id)  # updates are counted per device
+            updater.optimizer._index_update_count.update(counts)
+        logger.info("resumed after epoch %d from %s", len(self.history), path)
+
+    def _settings(self) -> Dict[str, Any]:
+        """Return what must be the same for a checkpoint to be continued."""
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in _FREE_SETTINGS}
+        settings["devices"] = len(self.contexts)
+        settings["training rows"] = len(self.loader.dataset)
+        settings["labels"] = float(np.abs(self.loader.dataset.steering).sum(dtype=np.float64))
+        return settings
+
+
+def _prepare(
+    net: mx.gluon.HybridBlock, train: SteeringDataset, contexts: Sequence[mx.Context], config: TrainingConfig
+) -> None:
+    """Put the network on the devices, initialise what is not, and fix its shapes."""
+    mx.random.seed(config.seed)
+    parameters = net.collect_params()
+    fresh = [parameter for parameter in parameters.values() if parameter._data is None and not parameter._deferred_init]
+    if len(fresh) < len(parameters.keys()):
+        parameters.reset_ctx(list(contexts))
+    for parameter in fresh:
+        parameter.initialize(ctx=list(contexts), default_init=mx.init.Xavier())
+    net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=config.hybridize)
+    for context in contexts:  # shapes follow from a first frame
+        predict(net, train.read([0]), context)
+
+
+def _make_folder(path: Union[str, Path, None]) -> Optional[Path]:
+    if path is None:
+        return None
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def _derive_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
+
+
+def _add_up(losses: Sequence[mx.nd.NDArray]) -> float:
+    return float(sum(loss.asscalar() for loss in losses))
+
+
+def _as_tuple(state: Any) -> Tuple[mx.nd.NDArray, ...]:
+    """Return an optimizer's state for one parameter (nothing, an array, or several) as a tuple."""
+    if state is None:
+        return ()
+    return tuple(state) if isinstance(state, (tuple, list)) else (state,)
+
+
+def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(EpochRecord)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(record) for record in history)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text.getvalue())
+    os.replace(partial, path)
+
+
+def _draw_history(path: Path, result: TrainingResult) -> None:
+    from robostig.figures import draw_loss_curves, save_figure  # matplotlib: only where something is drawn
+
+    save_figure(draw_loss_curves({"": result.history}), path)

@@ -1,0 +1,74 @@
+"""What the tests share: the real recording where it is at hand, and small drives drawn on the spot."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded frames out of the user's cache; all tests of a worker share one."""
+    monkeypatch.setenv("ROBOSTIG_CACHE", str(tmp_path_factory.getbasetemp() / "frames"))
+
+
+@pytest.fixture(scope="session")
+def lake() -> Path:
+    """Return the folder of the real recording."""
+    folder = Path(os.environ.get("ROBOSTIG_DATA") or ROOT.parent / "shared" / "data" / "lake")
+    if not (folder / "driving_log.csv").is_file():
+        pytest.skip(f"no recording in {folder}: set ROBOSTIG_DATA to a folder with a driving_log.csv")
+    return folder
+
+
+def draw_road(steering: float, *, offset: float = 0.0, height: int = 160, width: int = 320) -> np.ndarray:
+    """Draw a road that bends by ``steering``, seen from ``offset`` (share of the width) beside it: RGB, uint8."""
+    frame = np.empty((height, width, 3), np.uint8)
+    frame[: height // 3] = (120, 170, 220)
+    frame[height // 3 :] = (90, 140, 60)
+    rows = np.arange(height // 3, height)
+    nearness = (rows - height // 3) / (height - height // 3)
+    middle = width * (0.5 - offset * nearness + 0.5 * steering * (1 - nearness) ** 2)
+    for row, center, near in zip(rows, middle, nearness):
+        half = width * (0.03 + 0.3 * near)
+        left, right = (int(np.clip(center + side * half, 0, width)) for side in (-1, 1))
+        frame[row, left:right] = (100, 100, 105)
+        frame[row, max(0, left - 2) : left + 2] = (230, 230, 230)
+        frame[row, max(0, right - 2) : right + 2] = (230, 230, 230)
+    return frame
+
+
+@pytest.fixture
+def make_recording(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small drive as the simulator does, and returns its folder."""
+
+    def make(
+        rows: int = 60, *, name: str = "recording", size: tuple = (160, 320), seed: int = 0, hz: float = 15.0
+    ) -> Path:
+        folder = tmp_path / name
+        (folder / "IMG").mkdir(parents=True)
+        generator = np.random.default_rng(seed)
+        lines = []
+        for row in range(rows):
+            steering = 0.5 * float(np.sin(row / 4.0)) + float(generator.normal(0, 0.01))
+            clock = datetime(2022, 4, 28, 15, 48) + timedelta(milliseconds=round(row * 1000.0 / hz))
+            stamp = f"{clock:%Y_%m_%d_%H_%M_%S}_{clock.microsecond // 1000:03d}"
+            names = []
+            for camera, offset in (("center", 0.0), ("left", -0.1), ("right", 0.1)):
+                picture = f"{camera}_{stamp}.jpg"
+                frame = draw_road(steering, offset=offset, height=size[0], width=size[1])
+                cv2.imwrite(str(folder / "IMG" / picture), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+                names.append(f"/Users/somebody/Desktop/{name}/IMG/{picture}")
+            lines.append(",".join([*names, f"{steering:.7g}", "0.5", "0", "30.19027"]))
+        (folder / "driving_log.csv").write_text("\n".join(lines) + "\n")
+        return folder
+
+    return make

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from conftest import draw_road
+from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, Augmentation, Draw, apply
+from robostig.driving_log import CAMERAS, read_picture
+from robostig.models import get_spec, list_models
+from robostig.preprocessing import InputSpec, preprocess
+
+NOTHING = Draw(np.zeros(2, bool), np.zeros(2), np.ones(2), np.full((2, 2), 0.5), np.ones(2))
+RGB, YUV = (InputSpec(160, 320, color_space=color_space) for color_space in ("rgb", "yuv"))
+STEERING = np.array([0.25, -0.5], np.float32)
+
+
+def make_frames(height: int = 16, width: int = 320, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def change(frames: np.ndarray, steering: np.ndarray = STEERING, spec: InputSpec = RGB, **drawn):
+    draw = replace(NOTHING, **{name: np.asarray(values) for name, values in drawn.items()})
+    return apply(frames.copy(), steering, draw, spec)
+
+
+def test_a_flip_mirrors_the_frame_and_the_sign_of_its_own_frame_only():
+    frames = make_frames()
+    changed, steering = change(frames, flip=[True, False])
+    np.testing.assert_array_equal(changed[0], frames[0, :, ::-1])
+    np.testing.assert_array_equal(changed[1], frames[1])
+    assert steering.tolist() == [-0.25, -0.5]
+
+
+def test_flipping_twice_changes_nothing():
+    frames = make_frames(width=201)
+    changed, steering = change(*change(frames, flip=[True, True]), flip=[True, True])
+    np.testing.assert_array_equal(changed, frames)
+    np.testing.assert_array_equal(steering, STEERING)
+
+
+@pytest.mark.parametrize("shift", [1.0, -1.0])
+def test_seen_from_the_left_the_ground_moves_right_and_the_horizon_stays(shift):
+    frames = make_frames(height=160)
+    changed, steering = change(frames, shift=[shift, 0.0])
+    direction = int(shift)
+    mirrored, changed_mirrored = frames[0, :, ::direction], changed[0, :, ::direction]
+    np.testing.assert_array_equal(changed[0, :65], frames[0, :65])
+    for row in range(74, 160, 10):  # where 0.7 pixels a row are whole ones
+        pixels = (row - 64) * 7 // 10
+        np.testing.assert_array_equal(changed_mirrored[row, pixels:], mirrored[row, :-pixels])
+        assert (changed_mirrored[row, :pixels] == mirrored[row, 0]).all()
+    np.testing.assert_array_equal(changed[1], frames[1])
+    np.testing.assert_allclose(steering, [0.25 + 0.05 * shift, -0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_shift_is_the_same_before_and_after_preprocessing(name):
+    spec, camera = get_spec(name).input, InputSpec(160, 320)
+    road = draw_road(0.3)
+    shift = {"shift": [0.7]}
+    first, _ = change(road[None], STEERING[:1], spec=camera, **shift)
+    expected = preprocess(first[0], spec)
+    changed, _ = change(preprocess(road, spec)[None], STEERING[:1], spec=spec, **shift)
+    unchanged = preprocess(road, spec)
+    difference, before = (np.abs(each.astype(float) - expected).mean() for each in (changed[0], unchanged))
+    assert difference < 0.25 * before
+
+
+def test_a_shift_of_1_looks_like_the_real_left_camera_and_of_minus_1_like_the_right(lake):
+    ground = slice(66, 130)
+    for name in sorted(path.name for path in (lake / "IMG").glob("center_*.jpg"))[100::600]:
+        center, left, right = (read_picture(lake / "IMG" / name.replace("center", camera)) for camera in CAMERAS)
+        for side, shift in ((left, 1.0), (right, -1.0)):
+            changed, _ = change(center[None], STEERING[:1], shift=[shift])
+            after, before = (np.abs(each[ground, 60:-60].astype(float) - side[ground, 60:-60]).mean() for each in (changed[0], center))
+            assert after < 0.8 * before
+
+
+def test_the_correction_scales_with_the_shift():
+    _, steering = change(make_frames(), np.zeros(2, np.float32), shift=[0.5, -0.25], correction=0.2)
+    np.testing.assert_allclose(steering, [0.1, -0.05], atol=1e-7)
+
+
+def test_flip_comes_before_shift_in_the_frame_as_in_the_label():
+    frames = make_frames(height=160)
+    changed, steering = change(frames, flip=[True, False], shift=[1.0, 0.0])
+    np.testing.assert_array_equal(changed[0, 84, 14:], frames[0, 84, ::-1][:-14])
+    assert steering[0] == pytest.approx(-0.25 + 0.05)
+
+
+def test_light_saturates_and_never_wraps():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, None, :, None], 3, axis=3).repeat(2, axis=0)
+    changed, steering = change(ramp, light=[1.2, 0.8])
+    np.testing.assert_array_equal(changed[0, 0, :, 0], np.minimum(np.rint(np.arange(256) * 1.2), 255))
+    np.testing.assert_array_equal(changed[1, 0, :, 2], np.rint(np.arange(256) * 0.8))
+    np.testing.assert_array_equal(steering, STEERING)
+
+
+def test_neutral_chroma_stays_neutral_in_yuv():
+    frames = np.full((2, 4, 6, 3), 128, np.uint8)
+    changed, _ = change(frames, spec=YUV, light=[1.2, 0.8])
+    assert changed[0, 0, 0].tolist() == [154, 128, 128]
+    assert changed[1, 0, 0].tolist() == [102, 128, 128]
+
+
+def test_a_shadow_darkens_only_the_left_of_its_edge():
+    frames = make_frames(height=3, width=100)
+    changed, steering = change(frames, shadow_edge=[[0.2, 0.6], [0.5, 0.5]], shadow_light=[0.5, 1.0])
+    for row, border in enumerate((20, 40, 60)):
+        np.testing.assert_array_equal(changed[0, row, :border], np.rint(frames[0, row, :border] * 0.5))
+        np.testing.assert_array_equal(changed[0, row, border:], frames[0, row, border:])
+    np.testing.assert_array_equal(changed[1], frames[1])
+    np.testing.assert_array_equal(steering, STEERING)
+
+
+def test_light_and_shadow_multiply():
+    frames = np.full((2, 2, 10, 3), 100, np.uint8)
+    changed, _ = change(frames, light=[1.2, 1.0], shadow_light=[0.5, 1.0])
+    assert changed[0, 0, :, 0].tolist() == [60] * 5 + [120] * 5
+
+
+def test_labels_are_clipped():
+    _, steering = change(make_frames(), np.array([0.99, -0.99], np.float32), shift=[1.0, -1.0])
+    assert steering.tolist() == [1.0, -1.0] and steering.dtype == np.float32
+
+
+def test_frames_change_in_place_and_labels_do_not():
+    frames, steering = make_frames(), STEERING.copy()
+    before = frames.copy()
+    answer, changed = apply(frames, steering, replace(NOTHING, flip=np.array([True, True]), light=np.array([0.8, 1.0])), RGB)
+    assert answer is frames and (frames != before).any()
+    np.testing.assert_array_equal(steering, STEERING)
+    assert changed is not steering
+
+
+def draw(augmentation: Augmentation, seed: int = 0, count: int = 1000) -> Draw:
+    return augmentation.draw(count, np.random.default_rng(seed))
+
+
+def test_with_probability_0_nothing_changes():
+    never = draw(Augmentation(flip=0, shift=0, shadow=0, brightness=0), count=2)
+    frames = make_frames()
+    changed, steering = apply(frames.copy(), STEERING, never, YUV)
+    np.testing.assert_array_equal(changed, frames)
+    np.testing.assert_array_equal(steering, STEERING)
+
+
+def test_with_probability_1_every_frame_changes_within_its_range():
+    always = draw(Augmentation(flip=1, shift=1, shadow=1, brightness=1))
+    assert always.flip.all()
+    assert 0.98 < always.shift.max() <= 1.0 and -1.0 <= always.shift.min() < -0.98
+    for values, (low, high) in ((always.light, BRIGHTNESS), (always.shadow_light, SHADOW_LIGHT)):
+        assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("flip", lambda drawn: drawn.flip),
+        ("shift", lambda drawn: drawn.shift != 0),
+        ("shadow", lambda drawn: drawn.shadow_light != 1),
+        ("brightness", lambda drawn: drawn.light != 1),
+    ],
+)
+def test_each_change_happens_as_often_as_told_and_alone(name, changed):
+    off = {"flip": 0.0, "shift": 0.0, "shadow": 0.0, "brightness": 0.0}
+    drawn = draw(Augmentation(**{**off, name: 0.3}))
+    assert changed(drawn).mean() == pytest.approx(0.3, abs=0.05)
+    nothing = draw(Augmentation(**off))
+    same = [np.array_equal(getattr(drawn, each.name), getattr(nothing, each.name)) for each in fields(Draw)]
+    assert same.count(False) == 1
+
+
+def test_the_same_seed_draws_the_same():
+    first, again, other = (draw(Augmentation(), seed) for seed in (1, 1, 2))
+    for each in fields(Draw):
+        np.testing.assert_array_equal(getattr(first, each.name), getattr(again, each.name))
+    assert (first.shift != other.shift).any()
+
+
+def test_a_setting_does_not_disturb_the_other_draws():
+    generators = np.random.default_rng(3), np.random.default_rng(3)
+    some, none = Augmentation().draw(50, generators[0]), Augmentation(flip=0, shadow=0).draw(50, generators[1])
+    np.testing.assert_array_equal(some.shift, none.shift)
+    assert generators[0].random() == generators[1].random()
+
+
+@pytest.mark.parametrize("name", ["flip", "shift", "shadow", "brightness"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_what_is_no_probability_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"probability of {name} is {value}"):
+        Augmentation(**{name: value})
