@@ -185,6 +185,8 @@ def _shift(frame: np.ndarray, shift: float, horizon: float, spec: InputSpec) -> 
     height, width = frame.shape[:2]
     slope = shift * SIDE_CAMERA_SLOPE * _share_seen(spec) * width / height  # pixels a row
     first = max(0, math.ceil(horizon))
+    if first >= height:
+        return  # a crop of sky alone
     shear = np.array([[1.0, slope, slope * (first - horizon)], [0.0, 1.0, 0.0]])
     ground = frame[first:]
     ground[:] = cv2.warpAffine(ground, shear, (width, len(ground)), borderMode=cv2.BORDER_REPLICATE)

@@ -59,6 +59,10 @@ class TrainingConfig:
     )
     warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises from zero", low=0.0, high=1000.0)
     weight_decay: float = _option(1e-4, "L2 penalty on the parameters", low=0.0, high=1.0, tune=(1e-6, 1e-2, "log"))
+    averaging: float = _option(
+        0.99, "weight of the past in the running average of the parameters, which is what is kept; 0 for none",
+        low=0.0, high=0.9999,
+    )
     patience: int = _option(8, "stop after this many epochs without a better validation RMSE; 0 never stops", low=0)
     balance: float = _option(
         0.5, "over-sample curves: 0 as recorded, 1 every angle alike", low=0.0, high=1.0, tune=(0.0, 1.0)

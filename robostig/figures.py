@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, QUIET, GRID = "#27313d", "#667281", "#e3e7eb"
+INK, QUIET = "#27313d", "#667281"
 WIDTH = 9.6  # inches: with 9-point letters, as wide as a page of text
 
 STRETCH_GAP_S = 1.0  # frames further apart than this belong to different stretches, and get panels of their own
@@ -89,7 +89,8 @@ def draw_loss_curves(histories: Histories, *, baseline: Optional[float] = None) 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel("RMSE (1 is full lock)")
-    degrees = axes.secondary_yaxis("right", functions=(lambda share: share * DEGREES, lambda angle: angle / DEGREES))
+    to_degrees, to_share = (lambda share: np.multiply(share, DEGREES)), (lambda angle: np.divide(angle, DEGREES))
+    degrees = axes.secondary_yaxis("right", functions=(to_degrees, to_share))
     degrees.set_ylabel("RMSE in degrees", color=QUIET, size=9)
     degrees.tick_params(length=0, labelcolor=QUIET, labelsize=8.5)
     degrees.spines["right"].set_visible(False)
@@ -126,9 +127,9 @@ def draw_steering(
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(WIDTH, 0.9 + 1.35 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False, gridspec_kw={"wspace": 0.05})
 
-    lines = [("human", human, INK, 2.6, 0.4)]
+    lines = [("human", human, INK, 3.0, 0.45)]
     lines += [(name, predicted[name], color, 1.3, 1.0) for name, color in choose_colors(predicted).items()]
     limit = 1.06 * max(0.2, *(float(np.abs(values).max()) for _, values, *_ in lines)) * DEGREES
     duration = max(float(time_s[stretch[-1]] - time_s[stretch[0]]) for stretch in shown) or 1.0
@@ -203,11 +204,11 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
     lines = {name: (np.asarray(predicted[name], np.float64), color) for name, color in choose_colors(predicted).items()}
     if mean is not None:
         lines["always the mean"] = (np.full(len(human), mean), QUIET)
-    share = np.arange(1, len(human) + 1) / len(human)
+    share = np.linspace(0.0, 1.0, 401)
     for name, (values, color) in lines.items():
         dotted = ":" if name not in predicted else "-"
-        errors = np.sort(np.abs(values - human)) * DEGREES
-        sizes.plot(np.append(0.0, errors), np.append(0.0, share), color=color, ls=dotted, lw=1.7, label=name)
+        errors = np.quantile(np.abs(values - human), share) * DEGREES
+        sizes.plot(errors, share, color=color, ls=dotted, lw=1.7, label=name)
         if name in predicted:
             centers, low, middle, high = _summarize_answers(values * DEGREES, human * DEGREES)
             answers.fill_between(centers, low, high, color=color, alpha=0.15, lw=0)
@@ -248,7 +249,7 @@ def encode_figure(figure: Figure) -> str:
 
 
 def _summarize_answers(answers: np.ndarray, human: np.ndarray) -> Tuple[np.ndarray, ...]:
-    """Return bins of the human's steering: their medians, and the 10th, 50th and 90th percentile of the answers there."""
+    """Return bins of the human's steering: their medians, and the answers' 10th, 50th and 90th percentile there."""
     bins = np.round(human / 2.0).astype(int)  # of two degrees
     summary: List[np.ndarray] = []
     for number in np.unique(bins):
@@ -269,7 +270,7 @@ def _style(axes: Axes) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
-    axes.grid(True, color=GRID, lw=0.8)
+    axes.grid(True, color=QUIET, alpha=0.22, lw=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=QUIET, labelsize=8.5, pad=5)
     for label in (axes.xaxis.label, axes.yaxis.label):

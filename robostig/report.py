@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import math
+import operator
 import os
 import platform
+import re
 import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -38,7 +40,7 @@ TEMPLATE = "report.html.j2"
 MISSING = "–"
 
 FRAMES = 6  # with the largest errors, for each model
-APART_S = 3.0  # seconds between two of them, so that they show different situations
+APART_S = 2.0  # seconds between two of them: by then the road looks different
 FRAME_WIDTH = 480  # pixels at most
 FRAME_QUALITY = 82  # of the JPEGs, in percent
 SKIPPED_ROWS = 50  # listed at most
@@ -49,6 +51,8 @@ CAMERA_PITCH = math.radians(4.0)  # nose-down
 CAMERA_FIELD = math.radians(60.0)  # vertical field of view
 TURN_LENGTH_M = 2.67  # turning radius x steering angle, measured in the simulator: Lf in Udacity's CarND-MPC-Project
 PATH_M = 25.0  # as far as it is drawn
+
+_Rank = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class _Column:
     unit: str
     note: str
     show: Callable[[float], str]
-    rank: Optional[Callable[[float], float]] = None
+    rank: Optional[_Rank] = None
 
 
 def write_report(comparison: Comparison, out: Union[str, Path]) -> Path:
@@ -142,6 +146,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
             _tabulate("Cost", _cost_columns(), [row for row in rows if row.is_model]),
         ],
         "straight": STRAIGHT * DEGREES,
+        "apart": APART_S,
         "loss_curves": figures.encode_figure(
             figures.draw_loss_curves(histories, baseline=scores["rmse_mean_baseline"])
         ),
@@ -194,55 +199,129 @@ def _make_rows(comparison: Comparison, human: np.ndarray, mean: float) -> List[_
         rows.append(_Row(name, values, colors[name], name == comparison.choice))
     for name, answer in (("always the mean", mean), ("always zero", 0.0)):
         rows.append(_Row(name, score_steering(np.full(len(human), answer), human, training_mean=mean)))
-    return rows
+    return [replace(row, values={**row.values, "rmse_share": row.values["rmse"]}) for row in rows]
 
 
 def _score_columns(whiteness_human: Optional[float]) -> List[_Column]:
-    def in_share(steering: float) -> str:
+    """Return the columns of what :func:`robostig.metrics.score_steering` finds."""
+    straight = f"{STRAIGHT * DEGREES:g} degree"
+
+    def show_share(steering: float) -> str:
         return f"{steering:.1%}"
 
-    def from_human(whiteness: float) -> float:
+    def show_ratio(value: float) -> str:
+        return f"{value:.2f}"
+
+    def show_rate(whiteness: float) -> str:
+        return f"{whiteness:.1f}"
+
+    def measure_difference(whiteness: float) -> float:
         return abs(whiteness - whiteness_human) if whiteness_human is not None else 0.0
 
-    beside = f"human {_show(whiteness_human, '{:.1f}'.format)}"
-    angle = _in_degrees
+    def column(
+        key: str, title: str, unit: str, note: str, show: Callable[[float], str] = _in_degrees, rank: _Rank = float
+    ) -> _Column:
+        return _Column(key, title, unit, note, show, rank)
+
     return [
-        _Column("rmse", "RMSE", "degrees", "Root mean square error: the usual distance from the human, in which large "
-                "errors weigh most. The models are ranked by it. Less is better.", angle, float),
-        _Column("rmse_share", "RMSE", "of full lock", "The same as a share of the furthest that the wheels turn, 25 "
-                "degrees.", in_share, float),
-        _Column("rmse_to_mean_baseline", "Ratio", "to the mean", "The error beside that of always answering the training "
-                "mean; 1 is as good as not looking at the road.", "{:.2f}".format, float),
-        _Column("mae", "MAE", "all", "Mean absolute error on all held-out frames, in degrees.", angle, float),
-        _Column("mae_left", "MAE", "left", f"The same where the human steers left by more than {STRAIGHT * DEGREES:g} "
-                "degree.", angle, float),
-        _Column("mae_straight", "MAE", "straight", f"The same where the human steers within {STRAIGHT * DEGREES:g} degree "
-                "of straight ahead.", angle, float),
-        _Column("mae_right", "MAE", "right", f"The same where the human steers right by more than {STRAIGHT * DEGREES:g} "
-                "degree.", angle, float),
-        _Column("correlation", "Correlation", "with the human", "Whether it turns when the human turns: 1 always, 0 by "
-                "chance. A constant has none.", "{:.2f}".format, lambda value: -value),
-        _Column("whiteness", "Whiteness", beside, "How restless the steering is: root mean square of its rate of change, "
-                "in degrees a second. The closer to the human's own, the better.", "{:.1f}".format, from_human),
-    ]  # fmt: skip
+        column(
+            "rmse",
+            "RMSE",
+            "degrees",
+            "Root mean square error, the usual distance from the human, in which large errors weigh most. Models are "
+            "ranked by it; less is better.",
+        ),
+        column("rmse_share", "RMSE", "of full lock", "The same as a share of 25 degrees, full lock.", show_share),
+        column(
+            "rmse_to_mean_baseline",
+            "Ratio",
+            "to the mean",
+            "The error beside that of always answering the training mean; 1 is as good as not looking at the road.",
+            show_ratio,
+        ),
+        column("mae", "MAE", "all", "Mean absolute error on all held-out frames, in degrees."),
+        column("mae_left", "MAE", "left", f"The same where the human steers left by more than {straight}."),
+        column("mae_straight", "MAE", "straight", f"The same where the human is within {straight} of straight ahead."),
+        column("mae_right", "MAE", "right", f"The same where the human steers right by more than {straight}."),
+        column(
+            "correlation",
+            "Correlation",
+            "with the human",
+            "Whether it turns when the human turns: 1 always, 0 by chance. A constant has none.",
+            show_ratio,
+            operator.neg,
+        ),
+        column(
+            "whiteness",
+            "Whiteness",
+            f"human {_show(whiteness_human, show_rate)}",
+            "How restless the steering is: the root mean square of its rate of change, in degrees a second. The closer "
+            "to the human's own, the better.",
+            show_rate,
+            measure_difference,
+        ),
+    ]
 
 
 def _cost_columns() -> List[_Column]:
-    count = "{:,.0f}".format
+    """Return the columns of what a model takes."""
+
+    def show_count(value: float) -> str:
+        return f"{value:,.0f}"
+
+    def show_milliseconds(value: float) -> str:
+        return f"{value:.1f} ms"
+
     return [
-        _Column("p50", "Answer", "p50", "Milliseconds from a camera frame to a steering, one frame at a time, on the "
-                "machine that made this report: half of the answers are quicker.", "{:.1f} ms".format, float),
-        _Column("p99", "Answer", "p99", "99 of 100 answers are quicker.", "{:.1f} ms".format, float),
-        _Column("parameters", "Parameters", "", "Numbers that training adjusts; more take more memory and time.", count,
-                float),
-        _Column("seconds", "Training", "time", "Wall-clock time of all epochs, validation included.", _show_duration, float),
-        _Column("epochs", "Epochs", "trained", "Passes over the training rows until the end, or until nothing got better.",
-                count),
-        _Column("best_epoch", "Epochs", "best", "The epoch whose parameters were kept, by the error on the held-out "
-                "frames.", count),
-        _Column("images_per_second", "Speed", "images/s", "Frames trained on in a second, in the median epoch.", count,
-                lambda value: -value),
-    ]  # fmt: skip
+        _Column(
+            "p50",
+            "Answer",
+            "p50",
+            "From a camera frame to a steering, one frame at a time, on the machine that made this report: half of the "
+            "answers are quicker.",
+            show_milliseconds,
+            float,
+        ),
+        _Column("p99", "Answer", "p99", "99 of 100 answers are quicker.", show_milliseconds, float),
+        _Column(
+            "parameters",
+            "Parameters",
+            "",
+            "Numbers that training adjusts; more take more memory and time.",
+            show_count,
+            float,
+        ),
+        _Column(
+            "seconds",
+            "Training",
+            "time",
+            "Wall-clock time of all epochs, validation included.",
+            _show_duration,
+            float,
+        ),
+        _Column(
+            "epochs",
+            "Epochs",
+            "trained",
+            "Passes over the training rows, to the end or until nothing got better.",
+            show_count,
+        ),
+        _Column(
+            "best_epoch",
+            "Epochs",
+            "best",
+            "The epoch whose parameters were kept, by the error on the held-out frames.",
+            show_count,
+        ),
+        _Column(
+            "images_per_second",
+            "Speed",
+            "images/s",
+            "Frames trained on in a second, in the median epoch.",
+            show_count,
+            operator.neg,
+        ),
+    ]
 
 
 def _tabulate(title: str, columns: Sequence[_Column], rows: Sequence[_Row]) -> Dict[str, Any]:
@@ -256,19 +335,19 @@ def _tabulate(title: str, columns: Sequence[_Column], rows: Sequence[_Row]) -> D
                 for column in columns
             ],
         }
-        for row in (replace(row, values={**row.values, "rmse_share": row.values["rmse"]}) for row in rows)
+        for row in rows
     ]
     return {"title": title, "columns": columns, "body": body}
 
 
 def _find_best(column: _Column, rows: Sequence[_Row]) -> Optional[str]:
     """Return the name of the one model with the best value; None if they look equal, or there is nothing to compare."""
-    key = "rmse" if column.key == "rmse_share" else column.key
-    found = {row.name: row.values.get(key) for row in rows if row.is_model}
-    known = {name: value for name, value in found.items() if _is_number(value)}
-    if column.rank is None or len({column.show(value) for value in known.values()}) < 2:
+    found = {row.name: row.values.get(column.key) for row in rows if row.is_model}
+    known = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    rank = column.rank
+    if rank is None or len({column.show(value) for value in known.values()}) < 2:
         return None
-    return min(known, key=lambda name: column.rank(known[name]))  # type: ignore[misc]
+    return min(known, key=lambda name: rank(known[name]))
 
 
 def _find_worst_frames(
@@ -348,8 +427,10 @@ def _describe_data(comparison: Comparison) -> Dict[str, Any]:
     log, split = comparison.log, comparison.split
     folder = _name_folder(comparison)
 
+    here = re.compile(rf"(?<![\w./-]){re.escape(str(log.source.parent))}(?![\w.-])")
+
     def shorten(text: str) -> str:
-        return text.replace(f"{log.source.parent}{os.sep}", f"{folder}/")
+        return here.sub(lambda _: folder, text)
 
     return {
         "folder": folder,
@@ -387,10 +468,6 @@ def _rebuild_command(comparison: Comparison) -> str:
 
 def _name_folder(comparison: Comparison) -> str:
     return comparison.log.source.resolve().parent.name
-
-
-def _is_number(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _show(value: Optional[float], show: Callable[[float], str]) -> str:

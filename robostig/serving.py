@@ -132,10 +132,10 @@ def _steer(model: Pilot, frames: np.ndarray, *, is_picture: bool) -> np.ndarray:
 def _read_json(body: Union[str, bytes]) -> np.ndarray:
     try:
         frames = np.array(json.loads(body))
-        if frames.dtype.kind not in "fiu":  # ragged lists, texts, true and null
-            raise ValueError(f"they hold {frames.dtype}")
+        if frames.dtype.kind not in "fiu":  # a list of texts would pass for one of numbers
+            raise ValueError("not everything in it is a number, or its lists differ in length")
         return frames.astype(np.float32)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RequestError(f"the body is no JSON list of frames ({error}); send nested lists of numbers") from error
 
 

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -235,6 +235,9 @@ class _Run:
         self.loss = mx.gluon.loss.L2Loss()
         self.history: List[EpochRecord] = []
         self.best: Dict[str, np.ndarray] = {}
+        self.steps = 0
+        # The parameters' running average (Polyak and Juditsky 1992): it forgets the noise of single steps.
+        self.average = {name: parameter.data(contexts[0]).copy() for name, parameter in self.parameters.items()}
 
     @property
     def best_epoch(self) -> int:
@@ -272,7 +275,7 @@ class _Run:
             epoch + 1, train_rmse, validation_rmse, rate, time.perf_counter() - started, seen / train_seconds
         )
         if not self.history or validation_rmse < min(each.validation_rmse for each in self.history):
-            self.best = self._read_parameters()
+            self.best = {name: value.asnumpy() for name, value in self.average.items()}
         self.history.append(record)
         # Fixed point throughout: SageMaker's metric expressions would read 1e-05 as 1.
         logger.info(
@@ -292,6 +295,11 @@ class _Run:
                 losses.append(self.loss(self.net(frames), steering).sum())
         mx.autograd.backward(losses)
         self.trainer.step(len(batch.steering))
+        self.steps += 1
+        # Early on, the average follows quickly: the first parameters are not worth remembering.
+        share = 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0))
+        for name, parameter in self.parameters.items():
+            self.average[name] += share * (parameter.data(self.contexts[0]) - self.average[name])
         return losses
 
     def _learning_rate(self, epoch: float) -> float:
@@ -306,6 +314,10 @@ class _Run:
         return config.learning_rate * (LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
     def _validate(self) -> float:
+        """Return the RMSE of the averaged parameters on the validation rows."""
+        here = self.contexts[0]
+        trained = {name: parameter.data(here).copy() for name, parameter in self.parameters.items()}
+        self._write_parameters(self.average)
         squares = 0.0
         size = -(-self.config.batch_size // len(self.contexts))
         for start in range(0, len(self.validation), size):
@@ -314,7 +326,13 @@ class _Run:
             padded = np.resize(numbers, size) if len(numbers) < size else numbers
             predicted = predict(self.net, self.validation.read(padded), self.contexts[0])[: len(numbers)]
             squares += float(np.sum((predicted.astype(np.float64) - self.validation.steering[numbers]) ** 2))
+        self._write_parameters(trained)
         return math.sqrt(squares / len(self.validation))
+
+    def _write_parameters(self, values: Mapping[str, mx.nd.NDArray]) -> None:
+        """Change the parameters on the first device, in place."""
+        for name, parameter in self.parameters.items():
+            values[name].copyto(parameter.data(self.contexts[0]))
 
     def _read_parameters(self) -> Dict[str, np.ndarray]:
         return {name: parameter.data(self.contexts[0]).asnumpy() for name, parameter in self.parameters.items()}
@@ -330,12 +348,14 @@ class _Run:
         header = {
             "settings": self._settings(),
             "history": [asdict(record) for record in self.history],
+            "steps": self.steps,
             "updates": optimizer.num_update,
             "updates_by_parameter": {str(key): value for key, value in optimizer._index_update_count.items()},
         }
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
         arrays.update({f"parameter/{name}": value for name, value in self._read_parameters().items()})
         arrays.update({f"best/{name}": value for name, value in self.best.items()})
+        arrays.update({f"average/{name}": value.asnumpy() for name, value in self.average.items()})
         for index, state in self.trainer._updaters[0].states.items():
             for position, part in enumerate(_as_tuple(state)):
                 arrays[f"state/{index}/{position}"] = part.asnumpy()
@@ -367,7 +387,9 @@ class _Run:
             )
         for name, parameter in self.parameters.items():
             parameter.set_data(mx.nd.array(arrays[f"parameter/{name}"]))
+            self.average[name][:] = mx.nd.array(arrays[f"average/{name}"])
         self.best = {name: arrays[f"best/{name}"] for name in self.parameters}
+        self.steps = header["steps"]
         self.history = [EpochRecord(**record) for record in header["history"]]
         counts = {int(key): value for key, value in header["updates_by_parameter"].items()}
         for updater, context in zip(self.trainer._updaters, self.contexts):
@@ -403,7 +425,9 @@ def _prepare(
         parameters.reset_ctx(list(contexts))
     for parameter in fresh:
         parameter.initialize(ctx=list(contexts), default_init=mx.init.Xavier())
-    net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=config.hybridize)
+    # With static shapes, MXNet 1.9 updates BatchNorm's running means in no certain order: two runs would differ.
+    static_shape = config.hybridize and all(parameter.grad_req != "null" for parameter in parameters.values())
+    net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=static_shape)
     for context in contexts:  # shapes follow from a first frame
         predict(net, train.read([0]), context)
 

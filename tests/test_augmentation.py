@@ -11,17 +11,22 @@ from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
 from robostig.preprocessing import InputSpec, preprocess
 
-NOTHING = Draw(np.zeros(2, bool), np.zeros(2), np.ones(2), np.full((2, 2), 0.5), np.ones(2))
+OFF = {each.name: 0.0 for each in fields(Augmentation) if each.name != "correction"}
 RGB, YUV = (InputSpec(160, 320, color_space=color_space) for color_space in ("rgb", "yuv"))
 STEERING = np.array([0.25, -0.5], np.float32)
 
 
-def make_frames(height: int = 16, width: int = 320, count: int = 2) -> np.ndarray:
+def make_frames(height: int = 160, width: int = 320, count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
+def draw_nothing(count: int) -> Draw:
+    zeros, ones = np.zeros(count), np.ones(count)
+    return Draw(zeros > 0, zeros, ones, np.full((count, 2), 0.5), ones, np.arange(count))
+
+
 def change(frames: np.ndarray, steering: np.ndarray = STEERING, spec: InputSpec = RGB, **drawn):
-    draw = replace(NOTHING, **{name: np.asarray(values) for name, values in drawn.items()})
+    draw = replace(draw_nothing(len(frames)), **{name: np.asarray(values) for name, values in drawn.items()})
     return apply(frames.copy(), steering, draw, spec)
 
 
@@ -42,7 +47,7 @@ def test_flipping_twice_changes_nothing():
 
 @pytest.mark.parametrize("shift", [1.0, -1.0])
 def test_seen_from_the_left_the_ground_moves_right_and_the_horizon_stays(shift):
-    frames = make_frames(height=160)
+    frames = make_frames()
     changed, steering = change(frames, shift=[shift, 0.0])
     direction = int(shift)
     mirrored, changed_mirrored = frames[0, :, ::direction], changed[0, :, ::direction]
@@ -74,8 +79,32 @@ def test_a_shift_of_1_looks_like_the_real_left_camera_and_of_minus_1_like_the_ri
         center, left, right = (read_picture(lake / "IMG" / name.replace("center", camera)) for camera in CAMERAS)
         for side, shift in ((left, 1.0), (right, -1.0)):
             changed, _ = change(center[None], STEERING[:1], shift=[shift])
-            after, before = (np.abs(each[ground, 60:-60].astype(float) - side[ground, 60:-60]).mean() for each in (changed[0], center))
+            after, before = (
+                np.abs(each[ground, 60:-60].astype(float) - side[ground, 60:-60]).mean()
+                for each in (changed[0], center)
+            )
             assert after < 0.8 * before
+
+
+def test_only_the_view_above_the_horizon_comes_from_another_frame():
+    frames = make_frames(count=3)
+    changed, steering = change(frames, np.zeros(3, np.float32), scenery=[2, 0, 2])
+    for number, donor in enumerate((2, 0, 2)):
+        np.testing.assert_array_equal(changed[number, :64], frames[donor, :64])
+        np.testing.assert_array_equal(changed[number, 64:], frames[number, 64:])
+    assert not steering.any()
+
+
+def test_a_view_without_sky_keeps_its_own_scenery():
+    spec = InputSpec(66, 200, crop_top=0.5)
+    frames = make_frames(66, 200)
+    np.testing.assert_array_equal(change(frames, spec=spec, scenery=[1, 0])[0], frames)
+
+
+def test_a_crop_of_sky_alone_does_not_move():
+    spec = InputSpec(66, 200, crop_bottom=0.7)
+    frames = make_frames(66, 200)
+    np.testing.assert_array_equal(change(frames, spec=spec, shift=[1.0, -1.0])[0], frames)
 
 
 def test_the_correction_scales_with_the_shift():
@@ -84,7 +113,7 @@ def test_the_correction_scales_with_the_shift():
 
 
 def test_flip_comes_before_shift_in_the_frame_as_in_the_label():
-    frames = make_frames(height=160)
+    frames = make_frames()
     changed, steering = change(frames, flip=[True, False], shift=[1.0, 0.0])
     np.testing.assert_array_equal(changed[0, 84, 14:], frames[0, 84, ::-1][:-14])
     assert steering[0] == pytest.approx(-0.25 + 0.05)
@@ -129,7 +158,9 @@ def test_labels_are_clipped():
 def test_frames_change_in_place_and_labels_do_not():
     frames, steering = make_frames(), STEERING.copy()
     before = frames.copy()
-    answer, changed = apply(frames, steering, replace(NOTHING, flip=np.array([True, True]), light=np.array([0.8, 1.0])), RGB)
+    answer, changed = apply(
+        frames, steering, replace(draw_nothing(2), flip=np.array([True, True]), light=np.array([0.8, 1.0])), RGB
+    )
     assert answer is frames and (frames != before).any()
     np.testing.assert_array_equal(steering, STEERING)
     assert changed is not steering
@@ -140,7 +171,7 @@ def draw(augmentation: Augmentation, seed: int = 0, count: int = 1000) -> Draw:
 
 
 def test_with_probability_0_nothing_changes():
-    never = draw(Augmentation(flip=0, shift=0, shadow=0, brightness=0), count=2)
+    never = draw(Augmentation(**OFF), count=2)
     frames = make_frames()
     changed, steering = apply(frames.copy(), STEERING, never, YUV)
     np.testing.assert_array_equal(changed, frames)
@@ -148,7 +179,8 @@ def test_with_probability_0_nothing_changes():
 
 
 def test_with_probability_1_every_frame_changes_within_its_range():
-    always = draw(Augmentation(flip=1, shift=1, shadow=1, brightness=1))
+    always = draw(Augmentation(**dict.fromkeys(OFF, 1.0)))
+    assert sorted(always.scenery) == list(range(1000)) and (always.scenery != np.arange(1000)).mean() > 0.99
     assert always.flip.all()
     assert 0.98 < always.shift.max() <= 1.0 and -1.0 <= always.shift.min() < -0.98
     for values, (low, high) in ((always.light, BRIGHTNESS), (always.shadow_light, SHADOW_LIGHT)):
@@ -162,13 +194,13 @@ def test_with_probability_1_every_frame_changes_within_its_range():
         ("shift", lambda drawn: drawn.shift != 0),
         ("shadow", lambda drawn: drawn.shadow_light != 1),
         ("brightness", lambda drawn: drawn.light != 1),
+        ("scenery", lambda drawn: drawn.scenery != np.arange(1000)),
     ],
 )
 def test_each_change_happens_as_often_as_told_and_alone(name, changed):
-    off = {"flip": 0.0, "shift": 0.0, "shadow": 0.0, "brightness": 0.0}
-    drawn = draw(Augmentation(**{**off, name: 0.3}))
+    drawn = draw(Augmentation(**{**OFF, name: 0.3}))
     assert changed(drawn).mean() == pytest.approx(0.3, abs=0.05)
-    nothing = draw(Augmentation(**off))
+    nothing = draw(Augmentation(**OFF))
     same = [np.array_equal(getattr(drawn, each.name), getattr(nothing, each.name)) for each in fields(Draw)]
     assert same.count(False) == 1
 
@@ -187,7 +219,7 @@ def test_a_setting_does_not_disturb_the_other_draws():
     assert generators[0].random() == generators[1].random()
 
 
-@pytest.mark.parametrize("name", ["flip", "shift", "shadow", "brightness"])
+@pytest.mark.parametrize("name", OFF)
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_what_is_no_probability_is_refused(name, value):
     with pytest.raises(ValueError, match=f"probability of {name} is {value}"):

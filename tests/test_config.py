@@ -24,7 +24,9 @@ def spell(each, separator: str) -> str:
 @pytest.mark.parametrize("separator", ["-", "_"])
 @pytest.mark.parametrize("each", FIELDS, ids=lambda each: each.name)
 def test_every_field_has_a_flag_in_both_spellings(each, separator):
-    value = {bool: "false", int: "3", float: "0.5"}.get(type(each.default)) or (each.metadata["choices"] or ("cpu:2",))[-1]
+    value = {bool: "false", int: "3", float: "0.5"}.get(type(each.default)) or (each.metadata["choices"] or ("cpu:2",))[
+        -1
+    ]
     parsed = getattr(parse(spell(each, separator), value), each.name)
     assert type(parsed) is type(each.default) and parsed == (json.loads(value) if parsed != value else value)
 
@@ -96,7 +98,8 @@ def test_what_is_not_allowed_is_refused_with_what_is(name, value, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("epoch", "epochs"), ("learningrate", "learning_rate"), ("optmzer", "optimizer"), ("gap-m", "gap_s")]
+    ("name", "nearest"),
+    [("epoch", "epochs"), ("learningrate", "learning_rate"), ("optmzer", "optimizer"), ("gap-m", "gap_s")],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=f"no setting '{name}'; did you mean {nearest}\\? There are: model, epochs"):
@@ -117,7 +120,9 @@ def test_the_help_describes_every_field_once():
         rules = each.metadata
         assert flags.count(spell(each, "-")) == 1
         assert " ".join(rules["help"].split()) in text
-        allowed = ", ".join(rules["choices"] or [f"{rules[key]:g}" for key in ("low", "high")[:1] if rules[key] is not None])
+        allowed = ", ".join(
+            rules["choices"] or [f"{rules[key]:g}" for key in ("low", "high")[:1] if rules[key] is not None]
+        )
         assert allowed in text and f"default {each.default})" in text
     assert "optmizer" not in text and "--learning_rate" not in text
 

@@ -115,7 +115,9 @@ def test_frames_of_a_stretch_are_drawn_together():
 
 
 def test_resampling_follows_its_seed():
-    first, again, other = (resample_rmse([make_errors(0.1, 0)], np.arange(400), draws=20, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        resample_rmse([make_errors(0.1, 0)], np.arange(400), draws=20, seed=seed) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

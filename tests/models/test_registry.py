@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from robostig.backend import mx
+from robostig.models import get_model, get_spec, list_models, register, registry
+from robostig.preprocessing import InputSpec
+
+KNOWN = {"input": InputSpec(8, 16), "parameters": 385, "reference": "Pomerleau 1989"}
+
+
+class Linear(mx.gluon.nn.HybridSequential):
+    """One layer, to show how little a model needs.
+
+    And a second paragraph.
+    """
+
+    def __init__(self, units: int = 1) -> None:
+        super().__init__(prefix="linear_")
+        with self.name_scope():
+            self.add(mx.gluon.nn.Dense(units))
+
+
+@pytest.fixture(autouse=True)
+def _registry_of_its_own(monkeypatch):
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+
+def test_both_models_are_there():
+    assert {"nvidia", "comma"} <= set(list_models())
+
+
+def test_a_registered_model_is_listed_described_and_built():
+    assert register("linear", **KNOWN)(Linear) is Linear
+    assert "linear" in list_models()
+    spec = get_spec("linear")
+    assert (spec.name, spec.input, spec.parameters, spec.reference) == ("linear", *KNOWN.values())
+    assert spec.summary == "One layer, to show how little a model needs."
+    assert type(get_model("linear")) is Linear
+
+
+def test_arguments_reach_the_model():
+    register("linear", **KNOWN)(Linear)
+    assert get_model("linear", units=3)[0]._units == 3
+    with pytest.raises(TypeError):
+        get_model("linear", colour="red")
+
+
+def test_a_function_can_be_registered_too():
+    @register("wide", **KNOWN)
+    def build_wide():
+        """A wider one."""
+        return Linear(units=7)
+
+    assert get_model("wide")[0]._units == 7 and get_spec("wide").summary == "A wider one."
+
+
+def test_each_call_builds_a_new_model():
+    assert get_model("nvidia") is not get_model("nvidia")
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match=r"'nvidia' is registered already, by robostig\.models\.nvidia\.PilotNet"):
+        register("nvidia", **KNOWN)(Linear)
+    assert get_spec("nvidia").parameters == 252_219
+
+
+def test_a_model_without_a_docstring_is_refused():
+    with pytest.raises(ValueError, match="has no docstring"):
+        register("linear", **KNOWN)(lambda: Linear())
+    assert "linear" not in list_models()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["comma", "linear", "nvidia"]),
+        ("n*", ["nvidia"]),
+        ("*i*", ["linear", "nvidia"]),
+        ("comma", ["comma"]),
+        ("x*", []),
+    ],
+)
+def test_names_are_listed_by_pattern_and_in_order(pattern, expected):
+    register("linear", **KNOWN)(Linear)
+    assert [name for name in list_models(pattern) if name in ("comma", "linear", "nvidia")] == expected
+
+
+@pytest.mark.parametrize("ask", [get_model, get_spec])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("nvidea", "did you mean 'nvidia'"), ("Comma", "did you mean 'comma'"), ("coma", "'comma'")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(ask, name, hint):
+    with pytest.raises(ValueError, match=f"no model is named '{name}'; .*{hint}.*There are: .*comma, .*nvidia"):
+        ask(name)
+
+
+def test_a_name_near_nothing_is_refused_with_all():
+    with pytest.raises(ValueError, match="no model is named 'xyz'; There are: comma"):
+        get_model("xyz")

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robostig
+from robostig import artifact, pilot, serving
+from robostig.artifact import load_artifact, read_facts, save_artifact
+from robostig.backend import mx
+from robostig.preprocessing import InputSpec
+
+nn = mx.gluon.nn
+
+SPEC = InputSpec(8, 16, crop_top=0.25, color_space="yuv")
+FILES = {"model-symbol.json", "model-0000.params", "model-shapes.json", "robostig.json"}
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 16)).astype(np.float32)
+
+
+def make_net(seed: int = 0, *, initialize: bool = True) -> mx.gluon.HybridBlock:
+    net = nn.HybridSequential(prefix="tiny_")
+    with net.name_scope():
+        net.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0))
+        net.add(nn.Conv2D(4, 3, 2), nn.ELU(), nn.Flatten(), nn.Dropout(0.5), nn.Dense(1))
+    if initialize:
+        mx.random.seed(seed)
+        net.initialize(mx.init.Xavier())
+        net.hybridize()
+    return net
+
+
+def answer(net: mx.gluon.Block) -> np.ndarray:
+    return net(mx.nd.array(FRAMES)).asnumpy()
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    return save_artifact(tmp_path / "deep" / "tiny", make_net(), SPEC, {"model": "tiny", "scores": {"rmse": 0.1}})
+
+
+def change_facts(folder: Path, **changes) -> None:
+    path = folder / "robostig.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("hybridize", [True, False])
+def test_what_is_loaded_answers_as_what_was_saved(tmp_path, hybridize):
+    net = make_net()
+    net.hybridize(hybridize)
+    loaded = load_artifact(save_artifact(tmp_path, net, SPEC, {"model": "tiny"}))
+    np.testing.assert_allclose(answer(loaded.net), answer(net), atol=1e-6)
+    assert (loaded.model, loaded.spec, loaded.folder) == ("tiny", SPEC, tmp_path)
+
+
+def test_the_folder_holds_four_files_and_the_shape_that_the_model_server_wants(saved):
+    assert {path.name for path in saved.iterdir()} == FILES
+    assert json.loads((saved / "model-shapes.json").read_text()) == [{"name": "data", "shape": [1, 3, 8, 16]}]
+
+
+def test_the_facts_say_what_the_model_is_and_where_it_comes_from(saved):
+    facts = read_facts(saved)
+    assert (facts["model"], facts["scores"], facts["format"]) == ("tiny", {"rmse": 0.1}, 1)
+    assert InputSpec.from_dict(facts["input"]) == SPEC
+    assert facts["parameters"] == 4 * 3 * 9 + 4 + 4 * 3 * 7 + 1
+    assert facts["versions"]["robostig"] == robostig.__version__ and facts["versions"]["mxnet"] == mx.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", facts["created"])
+    digests = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in FILES - {"robostig.json"}}
+    assert facts["files"] == digests
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"robostig.json"}))
+@pytest.mark.parametrize("fault", ["missing", "cut", "of another model"])
+def test_a_file_that_is_not_the_one_saved_is_refused(saved, tmp_path, name, fault):
+    path = saved / name
+    if fault == "missing":
+        path.unlink()
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        other = save_artifact(tmp_path / "other", nn_of_another_shape(), InputSpec(9, 17), {"model": "other"})
+        shutil.copy(other / name, path)
+    with pytest.raises(ValueError, match=rf"artifact in .*tiny is damaged: {re.escape(name)} is not"):
+        load_artifact(saved)
+
+
+def nn_of_another_shape() -> mx.gluon.HybridBlock:
+    net = nn.HybridSequential(prefix="other_")
+    with net.name_scope():
+        net.add(nn.Dense(1))
+    net.initialize()
+    return net
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "model": "x", "files": {}}', "\udcff"]
+)
+def test_damaged_facts_are_refused(saved, text):
+    (saved / "robostig.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"robostig.json is damaged"):
+        load_artifact(saved)
+
+
+def test_facts_of_a_later_format_are_refused(saved):
+    change_facts(saved, format=2)
+    with pytest.raises(ValueError, match="is of format 2, RoboStig .* reads format 1"):
+        load_artifact(saved)
+
+
+def test_an_input_that_cannot_be_is_refused(saved):
+    change_facts(saved, input={"height": 8})
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_artifact(saved)
+
+
+def test_a_place_without_an_artifact_is_named(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained model in .*nowhere: .*there is no such folder"):
+        load_artifact(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="it is empty"):
+        load_artifact(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="it holds tiny"):
+        load_artifact(saved.parent)
+    with pytest.raises(FileNotFoundError, match="is a file; an artifact is a folder"):
+        load_artifact(saved / "model-symbol.json")
+
+
+def test_saving_again_replaces_the_model_and_leaves_other_files_alone(saved):
+    (saved / "notes.txt").write_text("mine")
+    net = make_net(seed=1)
+    save_artifact(saved, net, SPEC, {"model": "second"})
+    loaded = load_artifact(saved)
+    np.testing.assert_allclose(answer(loaded.net), answer(net), atol=1e-6)
+    assert np.abs(answer(loaded.net) - answer(make_net())).max() > 1e-3
+    assert loaded.model == "second" and (saved / "notes.txt").read_text() == "mine"
+    assert {path.name for path in saved.iterdir()} == FILES | {"notes.txt"}
+
+
+@pytest.mark.parametrize("fault", ["not initialised", "facts that are no JSON", "facts with NaN"])
+def test_saving_that_fails_leaves_the_earlier_model_as_it_was(saved, fault):
+    facts = {"facts that are no JSON": {"x": object()}, "facts with NaN": {"x": float("nan")}}.get(fault, {})
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        save_artifact(saved, make_net(1, initialize=fault != "not initialised"), SPEC, {"model": "second", **facts})
+    assert {path.name for path in saved.iterdir()} == FILES
+    np.testing.assert_allclose(answer(load_artifact(saved).net), answer(make_net()), atol=1e-6)
+
+
+def test_a_save_that_is_cut_short_while_renaming_is_not_taken_for_a_model(saved, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "SHAPES", "no/such/folder.json")  # the third of the four to be put in place
+        with pytest.raises(OSError):
+            save_artifact(saved, make_net(1), SPEC, {"model": "second"})
+    replace_parameters(saved, make_net(1))
+    with pytest.raises(ValueError, match="damaged"):
+        load_artifact(saved)
+
+
+def replace_parameters(folder: Path, net: mx.gluon.HybridBlock) -> None:
+    other = save_artifact(folder.parent / "other", net, SPEC, {"model": "second"})
+    shutil.copy(other / "model-0000.params", folder)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "array of objects", "archive"])
+def test_nothing_is_ever_unpickled(saved, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved / "model-0000.params"
+    with open(path, "wb") as file:
+        if kind == "pickle":
+            pickle.dump(Bomb(), file)
+        else:
+            {"array of objects": np.save, "archive": np.savez}[kind](file, np.array([Bomb()], object))
+    files = {**read_facts(saved)["files"], path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    change_facts(saved, files=files)
+    with pytest.raises(ValueError, match="artifact in .* cannot be read by MXNet"):
+        load_artifact(saved)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("module", [artifact, pilot, serving])
+def test_no_module_that_loads_models_knows_pickle(module):
+    assert not re.search(r"(import|from) (pickle|dill|joblib|marshal)|allow_pickle=True", Path(module.__file__).read_text())

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from robostig.driving_log import CAMERAS, LOG_NAME, DrivingLog, read_driving_log, read_picture, split_by_time
+
+STEERING = ("0", "-0.25", "7.8E-05", "0.5")
+STAMPS = tuple(f"2022_04_28_15_48_0{row}_{row * 70:03d}" for row in range(4))
+HEADER = "center,left,right,steering,throttle,brake,speed\n"
+
+
+def name_picture(camera: str, row: int) -> str:
+    return f"{camera}_{STAMPS[row]}.jpg"
+
+
+def write_rows(prefixes="/Users/somebody/Desktop/recording/IMG/", separator=",", end="\n") -> str:
+    prefixes = [prefixes] * 4 if isinstance(prefixes, str) else prefixes
+    rows = (
+        [*(prefix + name_picture(camera, row) for camera in CAMERAS), STEERING[row], "0.5", "0", "30.19027"]
+        for row, prefix in enumerate(prefixes)
+    )
+    return "".join(separator.join(row) + end for row in rows)
+
+
+def draw_picture(path: Path, size=(12, 24)) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A recording's folder with twelve pictures and no log yet."""
+    jpeg = draw_picture(tmp_path / "recording" / "IMG" / name_picture("center", 0))
+    for row in range(4):
+        for camera in CAMERAS:
+            (tmp_path / "recording" / "IMG" / name_picture(camera, row)).write_bytes(jpeg)
+    return tmp_path / "recording"
+
+
+def read(folder: Path, text="", **kwargs) -> DrivingLog:
+    (folder / LOG_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_driving_log(folder, **kwargs)
+
+
+FORMS = {
+    "as the simulator writes it": write_rows(),
+    "with a header": HEADER + write_rows("IMG/"),
+    "with a header in capitals and with spaces": HEADER.title().replace(",", ", ") + write_rows("IMG/"),
+    "with a header of other names": HEADER.replace("steering", "steering_angle").replace("center", "Centre")
+    + write_rows(),
+    "with columns of one's own": HEADER.replace("\n", ",lap,\n") + write_rows(end=",2,\n"),
+    "with numbered rows": ","
+    + HEADER
+    + "".join(f"{row},{line}\n" for row, line in enumerate(write_rows().splitlines())),
+    "with backslashes": write_rows("C:\\Users\\somebody\\recording\\IMG\\"),
+    "with spaces in paths": write_rows("/Users/some body/My Drive (2)/IMG/"),
+    "with quotes": "".join(f'"{line}"\n' for line in write_rows(separator='","').splitlines()),
+    "under another folder's name": write_rows("/data/old name/pictures/"),
+    "with bare names": write_rows(""),
+    "with several prefixes": write_rows(["", "IMG/", "/a/b/IMG/", "D:\\c\\IMG\\"]),
+    "with a space after commas": write_rows(separator=", "),
+    "with spaces around commas": write_rows(separator=" , "),
+    "without a newline at the end": write_rows().rstrip("\n"),
+    "with a comma at the ends of rows": write_rows(end=",\n"),
+    "with a byte order mark": b"\xef\xbb\xbf" + write_rows().encode(),
+    "with a byte order mark and a header": b"\xef\xbb\xbf" + (HEADER + write_rows()).encode(),
+    "with bytes of another encoding": write_rows("/Users/J\xf6rg/IMG/").encode("latin-1"),
+    "from Windows": (HEADER + write_rows()).replace("\n", "\r\n"),
+    "with blank lines": "\n" + HEADER + "\n  \n" + write_rows(end="\n\n") + ",,,,,,\n\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_log_is_read(folder, form):
+    log = read(folder, FORMS[form])
+    np.testing.assert_array_equal(log.steering, np.array(STEERING, np.float32))
+    assert log.throttle.tolist() == [0.5] * 4 and log.brake.tolist() == [0.0] * 4
+    np.testing.assert_allclose(log.speed_mph, 30.19027)
+    for camera in CAMERAS:
+        expected = [str(folder / "IMG" / name_picture(camera, row)) for row in range(4)]
+        assert list(log.pictures[camera]) == expected
+    np.testing.assert_allclose(np.diff(log.time_s), 1.07, atol=1e-6)
+    assert not log.skipped and not log.unused_pictures
+
+
+@pytest.mark.parametrize("place", ["the folder", "the file", "the folder above", "the folder as text"])
+def test_a_log_is_found_from(folder, place):
+    (folder / LOG_NAME).write_text(write_rows())
+    path = {"the file": folder / LOG_NAME, "the folder above": folder.parent, "the folder as text": str(folder)}.get(
+        place, folder
+    )
+    assert read_driving_log(path).source == folder / LOG_NAME
+
+
+def test_pictures_beside_the_log_or_where_it_says_are_found(folder, tmp_path):
+    shutil.move(str(folder / "IMG"), str(tmp_path / "moved"))
+    assert len(read(folder, write_rows(f"{tmp_path}/moved/"))) == 4
+    for path in (tmp_path / "moved").iterdir():
+        shutil.move(str(path), str(folder))
+    assert len(read(folder, write_rows(""))) == 4
+
+
+@pytest.mark.parametrize("header", ["", HEADER])
+def test_side_cameras_may_be_missing(folder, header):
+    text = "".join(f"IMG/{name_picture('center', row)},,,{STEERING[row]},0,0,0\n" for row in range(4))
+    assert list(read(folder, header + text).pictures) == ["center"]
+
+
+def test_a_header_may_name_fewer_columns(folder):
+    log = read(
+        folder, "steering,center\n" + "".join(f"{STEERING[row]},{name_picture('center', row)}\n" for row in range(4))
+    )
+    np.testing.assert_array_equal(log.steering, np.array(STEERING, np.float32))
+    assert list(log.pictures) == ["center"] and log.speed_mph.tolist() == [0.0] * 4
+
+
+def test_pictures_without_a_row_are_counted(folder):
+    log = read(folder, "".join(write_rows().splitlines(keepends=True)[:3]))
+    assert log.unused_pictures == 3
+    assert "3 pictures that no row names" in log.describe()
+
+
+def test_clocks_that_go_backwards_and_gaps_begin_a_new_stretch():
+    time_s = np.array([0.0, 0.07, 0.14, 9.0, 9.07, 5.0, 5.07, np.nan, 5.2])
+    log = make_log(time_s)
+    assert log.find_breaks().tolist() == [True, False, False, True, False, True, False, False, False]
+    assert not log.find_breaks(max_gap_s=10.0)[3]
+    hz15 = 1 / 15
+    np.testing.assert_allclose(np.diff(log.driving_clock()), [0.07, 0.07, hz15, 0.07, hz15, 0.07, hz15, hz15])
+    assert log.driving_clock()[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("center_1970_01_02_00_00_01_250.jpg", 86401.25),
+        ("frame_7.jpg", None),
+        ("center_2022_13_01_00_00_00_000.jpg", None),
+    ],
+)
+def test_time_comes_from_the_pictures_name(folder, name, seconds):
+    shutil.copy(folder / "IMG" / name_picture("center", 0), folder / "IMG" / name)
+    (time_s,) = read(folder, f"{name},,,0.1\n").time_s
+    assert time_s == seconds if seconds else np.isnan(time_s)
+
+
+GOOD, CUT, NOTHING = (f"IMG/{name}.jpg" for name in ("good", "cut", "nothing"))
+# kind of fault, what stands in the row, what the message says
+FAULTS = [
+    ("picture not found", "IMG/nowhere.jpg,,,0.1", FileNotFoundError, "there is no picture 'nowhere.jpg' in"),
+    ("picture not found", "C:\\IMG\\nowhere.jpg,,,0.1", FileNotFoundError, "there is no picture 'nowhere.jpg' in"),
+    ("center picture damaged", f"{CUT},,,0.1", ValueError, "cut.jpg is cut off: its"),
+    ("center picture damaged", f"{NOTHING},,,0.1", ValueError, "nothing.jpg is empty"),
+    ("picture ambiguous", "twin.jpg,,,0.1", ValueError, "could be"),
+    ("no center picture named", ",,,0.1,0,0,0", ValueError, "names no center picture"),
+    (
+        "decimal commas",
+        f"{GOOD},,,0,05,0,5,0,30,19",
+        ValueError,
+        "10 columns where 7 belong: numbers seem to be written with",
+    ),
+    ("decimal commas", f'{GOOD},,,"-0,05",0,0,0', ValueError, "steering is '-0,05': numbers seem"),
+    ("steering is no number", f"{GOOD},,,left,0,0,0", ValueError, "steering is 'left', which is no number"),
+    ("steering is no number", GOOD, ValueError, "steering is '', which is no number"),
+    ("throttle is no number", f"{GOOD},,,0.1,full,0,0", ValueError, "throttle is 'full'"),
+    ("steering is not finite", f"{GOOD},,,nan,0,0,0", ValueError, "steering is nan, which is not finite"),
+    ("speed is not finite", f"{GOOD},,,0.1,0,0,1e99", ValueError, "speed is 1e99, which is not finite"),
+    ("steering out of range", f"{GOOD},,,-12.5,0,0,0", ValueError, "steering is -12.5, outside -1..1"),
+]
+
+
+@pytest.fixture
+def faulty(folder):
+    """A recording's folder with good, damaged and ambiguous pictures beside it."""
+    jpeg = draw_picture(folder / GOOD)
+    (folder / CUT).write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / NOTHING).write_bytes(b"")
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "twin.jpg").write_bytes(jpeg)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "row", "error", "message"), FAULTS)
+def test_a_bad_row_is_refused_naming_file_row_and_value(faulty, kind, row, error, message):
+    with pytest.raises(error) as caught:
+        read(faulty, f"{HEADER}{GOOD},,,0.2,0,0,0\n\n{row}\n{GOOD},,,0.3,0,0,0\n")
+    assert f"{faulty / LOG_NAME}, row 4: " in str(caught.value)
+    assert message in str(caught.value) and "--on-error skip" in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "row", "error", "message"), FAULTS)
+def test_a_bad_row_is_left_out_counted_and_explained(faulty, kind, row, error, message):
+    log = read(faulty, f"{GOOD},,,0.2,0,0,0\n{row}\n{GOOD},,,0.3,0,0,0\n{row}\n", on_error="skip")
+    np.testing.assert_array_equal(log.steering, np.array([0.2, 0.3], np.float32))
+    assert [(skipped.row, skipped.kind) for skipped in log.skipped] == [(2, kind), (4, kind)]
+    assert message in log.skipped[0].detail
+    assert log.describe().endswith(f"left out 2 rows: 2 x {kind} (row 2, 4)")
+
+
+def test_a_side_picture_missing_from_one_row_is_a_fault_of_that_row(folder):
+    rows = write_rows().splitlines()
+    rows[2] = rows[2].replace("/Users/somebody/Desktop/recording/IMG/" + name_picture("left", 2), "")
+    with pytest.raises(ValueError, match="row 3: it names no left picture"):
+        read(folder, "\n".join(rows))
+    assert len(read(folder, "\n".join(rows), on_error="skip")) == 3
+
+
+def test_pictures_of_the_same_name_are_told_apart_by_their_folders(folder):
+    for name in ("first", "second"):
+        draw_picture(folder / name / "IMG" / "center.jpg")
+    log = read(folder, "/old/first/IMG/center.jpg,,,0.1\nD:\\old\\second\\IMG\\center.jpg,,,0.2\n")
+    assert list(log.pictures["center"]) == [str(folder / name / "IMG" / "center.jpg") for name in ("first", "second")]
+    with pytest.raises(ValueError, match=r"row 1: 'third/IMG/center.jpg' could be .* or "):
+        read(folder, "third/IMG/center.jpg,,,0.1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; record a drive first"),
+        ("\n\r\n ,, \n", "is empty"),
+        (HEADER, "has no usable row among its 0"),
+        ("center,left,right,throttle\na.jpg,,,1\n", "has no column steering"),
+        ('"' + "x" * 200_000, "is not a readable CSV file"),
+    ],
+)
+def test_a_log_without_rows_is_refused(folder, text, message):
+    with pytest.raises(ValueError, match=f"{LOG_NAME}.*{message}"):
+        read(folder, text)
+
+
+def test_a_log_whose_rows_are_all_bad_is_refused_with_the_first_reason(folder):
+    with pytest.raises(
+        ValueError, match="no usable row among its 2; the first was left out because there is no picture"
+    ):
+        read(folder, "a.jpg,,,0.1\nb.jpg,,,0.1\n", on_error="skip")
+
+
+def test_what_is_not_there_is_refused_naming_what_is(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no .*elsewhere"):
+        read_driving_log(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds IMG"):
+        read_driving_log(folder)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / LOG_NAME).write_text(write_rows())
+    with pytest.raises(ValueError, match=r"holds several logs \(first/driving_log.csv, second/driving_log.csv\)"):
+        read_driving_log(tmp_path)
+
+
+def test_an_unknown_way_with_errors_is_refused(folder):
+    with pytest.raises(ValueError, match='"raise" or "skip", not \'ignore\''):
+        read(folder, write_rows(), on_error="ignore")
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        ["IMG/" + name_picture("center", 0), "C:\\x\\" + name_picture("left", 1), "/", "\\", *HEADER.strip().split(",")]
+    ),
+    st.floats().map(str),
+    st.text("0123456789.,;-+eE_\"' \\/\x00\r\n\u0660\ufeffcenter", max_size=12),
+)
+TABLES = st.lists(st.lists(CELLS, max_size=11).map(",".join), max_size=6).map("\n".join)
+CSV_BYTES = st.one_of(
+    st.binary(max_size=200),
+    st.builds(lambda text, encoding: text.encode(encoding), TABLES, st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])),
+)
+
+
+@settings(
+    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(CSV_BYTES, st.sampled_from(["raise", "skip"]))
+def test_any_bytes_are_a_log_or_a_value_error(folder, data, on_error):
+    try:
+        log = read(folder, data, on_error=on_error)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(folder / LOG_NAME) in str(error)
+    else:
+        assert len(log) > 0 and np.isfinite([log.steering, log.throttle, log.brake, log.speed_mph]).all()
+        assert {len(paths) for paths in log.pictures.values()} == {len(log)}
+
+
+def test_a_picture_is_rgb(tmp_path):
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    for name in ("red.jpg", "red.png"):
+        cv2.imwrite(str(tmp_path / name), red)
+        assert np.abs(read_picture(tmp_path / name).astype(int) - [255, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "is empty"), (b"GIF89a" * 20, "is cut off"), (b"no picture\xff\xd9", "can be decoded")]
+)
+def test_what_is_no_picture_is_refused(tmp_path, data, message):
+    (tmp_path / "frame.jpg").write_bytes(data)
+    with pytest.raises(ValueError, match=f"frame.jpg: .*{message}"):
+        read_picture(tmp_path / "frame.jpg")
+
+
+def test_a_fingerprint_follows_the_content_and_not_the_place(folder, tmp_path):
+    log = read(folder, write_rows())
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert read_driving_log(copy).fingerprint() == log.fingerprint()
+    assert read(copy, write_rows("IMG/")).fingerprint() == log.fingerprint()
+    assert read(copy, write_rows().replace("-0.25", "-0.26")).fingerprint() != log.fingerprint()
+    (copy / LOG_NAME).write_text(write_rows())
+    draw_picture(copy / "IMG" / name_picture("left", 2), size=(24, 24))
+    assert read_driving_log(copy).fingerprint() != log.fingerprint()
+
+
+def make_log(time_s: np.ndarray) -> DrivingLog:
+    """Make a log of these times, of which nothing but time is looked at."""
+    zeros = np.zeros(len(time_s), np.float32)
+    names = [f"{row}.jpg" for row in range(len(time_s))]
+    return DrivingLog(
+        Path("made-up.csv"), {"center": names}, zeros, zeros, zeros, zeros, np.asarray(time_s, np.float64)
+    )
+
+
+def drive(seconds: float, hz: float = 15.0, pause_at: float = 0.0) -> DrivingLog:
+    time_s = np.arange(0, seconds, 1 / hz)
+    return make_log(np.where(time_s < pause_at, time_s, time_s + 60.0))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seconds=st.floats(2, 400),
+    hz=st.sampled_from([5.0, 14.3, 15.0, 20.0]),
+    pause_at=st.floats(0, 400),
+    fraction=st.sampled_from([0.1, 0.2, 0.25, 0.5]),
+    stretch_s=st.floats(0.2, 60),
+    gap_s=st.floats(0, 15),
+)
+def test_a_split_keeps_its_promises_or_is_refused(seconds, hz, pause_at, fraction, stretch_s, gap_s):
+    log = drive(seconds, hz, pause_at)
+    try:
+        split = split_by_time(log, fraction=fraction, stretch_s=stretch_s, gap_s=gap_s)
+    except ValueError as error:
+        assert "too short to split" in str(error)
+        return
+    clock = log.driving_clock()
+    assert (np.diff(split.train) > 0).all() and (np.diff(split.validation) > 0).all()
+    assert len(split.train) + len(split.validation) + split.left_out == len(log)
+    after = np.searchsorted(clock[split.validation], clock[split.train])
+    assert 0 < len(split.validation) and not np.isin(split.train, split.validation).any()
+    for neighbour in (np.maximum(after - 1, 0), np.minimum(after, len(split.validation) - 1)):
+        distance = np.abs(clock[split.validation[neighbour]] - clock[split.train])
+        assert distance.min() >= gap_s - 1e-6
+    # Each held-out run is a whole stretch: as long as the others, to within a frame at both ends.
+    runs = np.split(split.validation, np.flatnonzero(np.diff(split.validation) > 1) + 1)
+    duration, period = clock[-1] + 1 / 15, round(1 / fraction)
+    stretches = max(period, round(duration / stretch_s / period) * period)
+    if duration / stretches > 3 / hz:
+        assert len(runs) == stretches // period
+        lengths = [clock[run[-1]] - clock[run[0]] for run in runs]
+        assert np.ptp(lengths) <= 2 / hz + 1e-6
+        assert abs(len(split.validation) - fraction * len(log)) <= 2 * len(runs) + 2
+
+
+def test_the_defaults_hold_out_a_fifth_in_stretches_of_ten_seconds():
+    split = split_by_time(drive(200.0))
+    runs = np.split(split.validation, np.flatnonzero(np.diff(split.validation) > 1) + 1)
+    assert [len(run) for run in runs] == [150] * 4
+    assert split.left_out == 4 * 2 * 15
+    assert split.description.startswith("4 of 20 stretches of 10.0 s held out, every 5th")
+    assert "2,280 rows to train on, 600 held out, 120 in gaps" in split.description
+
+
+def test_a_gap_longer_than_a_stretch_reaches_across_it():
+    split = split_by_time(drive(4.0), gap_s=1.0)  # stretches of 0.8 s
+    clock = drive(4.0).driving_clock()
+    distance = np.abs(clock[split.train][:, None] - clock[split.validation])
+    assert distance.min() >= 1.0
+
+
+def test_a_log_without_times_is_split_as_if_recorded_at_15_hz():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split = split_by_time(make_log(np.full(3000, np.nan)))
+    np.testing.assert_array_equal(split.validation, split_by_time(drive(200.0)).validation)
+
+
+def test_a_drive_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match=r"made-up.csv is too short to split: 15 rows, 1.0 s of driving"):
+        split_by_time(drive(1.0))
+
+
+@pytest.mark.parametrize(
+    "values", [{"fraction": 0.0}, {"fraction": 0.51}, {"fraction": float("nan")}, {"stretch_s": 0.0}, {"gap_s": -1.0}]
+)
+def test_an_impossible_split_is_refused(values):
+    ((name, value),) = values.items()
+    with pytest.raises(ValueError, match=f"{name.replace('fraction', 'fraction is ')}=?{value}"):
+        split_by_time(drive(100.0), **values)
+
+
+def test_the_lake_recording_is_read_as_its_readme_describes_it(lake):
+    log = read_driving_log(lake)
+    assert len(log) == 2459 and not log.skipped and list(log.pictures) == list(CAMERAS)
+    assert np.flatnonzero(log.find_breaks()).tolist() == [0, 1238]
+    assert log.steering.min() == pytest.approx(-0.283, abs=5e-4) and log.steering.max() == pytest.approx(
+        0.340, abs=5e-4
+    )
+    assert (log.steering == 0).mean() == pytest.approx(0.2, abs=0.01)
+    assert log.steering.std() == pytest.approx(0.086, abs=5e-4)
+    assert log.steering[:1238].mean() == pytest.approx(-0.033, abs=5e-4)
+    assert log.steering[1238:].mean() == pytest.approx(0.035, abs=5e-4)
+    assert np.median(np.diff(log.time_s)) == pytest.approx(0.07, abs=0.005)
+    assert read_picture(log.pictures["left"][7]).shape == (160, 320, 3)

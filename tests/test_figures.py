@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from collections import namedtuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+from robostig.figures import (
+    PALETTE,
+    choose_colors,
+    draw_errors,
+    draw_labels,
+    draw_loss_curves,
+    draw_steering,
+    encode_figure,
+    save_figure,
+)
+from robostig.metrics import DEGREES
+
+Epoch = namedtuple("Epoch", "epoch train_rmse validation_rmse")  # as much of an EpochRecord as is drawn
+HISTORY = [Epoch(1, 0.30, 0.20), Epoch(2, 0.20, 0.10), Epoch(3, 0.15, 0.12)]
+
+
+def list_texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def list_lines(axes, color):
+    return [line for line in axes.lines if line.get_color() == color and len(line.get_xdata()) > 1]
+
+
+@pytest.fixture
+def drive():
+    rng = np.random.default_rng(0)
+    human = np.sin(np.arange(300) / 9.0).astype(np.float32) * 0.5
+    time_s = np.arange(300) / 15.0 + np.repeat([3.0, 50.0, 100.0], 100)
+    return {"nvidia": human + 0.1, "comma": human + rng.normal(0, 0.05, 300).astype(np.float32)}, human, time_s
+
+
+def test_no_drawing_needs_a_display_or_changes_settings():
+    code = (
+        "import sys, robostig.figures as figures, matplotlib\n"
+        "read = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
+        "before = read()\n"
+        "figures.encode_figure(figures.draw_labels([0.0, 0.5], [0.1]))\n"
+        "assert read() == before\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_keeps_its_colour_and_every_model_has_one():
+    names = [f"model {number}" for number in range(8)]
+    assert list(choose_colors(names)) == names
+    assert choose_colors(names)["model 1"] == choose_colors(names[:2])["model 1"] == PALETTE[1]
+
+
+def test_loss_curves_show_every_epoch_and_mark_the_best():
+    (axes,) = draw_loss_curves({"nvidia": HISTORY, "comma": HISTORY[:2]}, baseline=0.11).axes
+    held_out, training = list_lines(axes, PALETTE[0])[::-1]
+    np.testing.assert_allclose(held_out.get_xydata(), [(1, 0.20), (2, 0.10), (3, 0.12)])
+    np.testing.assert_allclose(training.get_ydata(), [0.30, 0.20, 0.15])
+    assert [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"] == [(2, 0.10), (2, 0.10)]
+    texts = list_texts(axes)
+    assert texts[:2] == ["nvidia", "comma"]
+    assert any("augmented and balanced" in text for text in texts)
+    assert any("always the mean" in text for text in texts)
+
+
+def test_loss_curves_have_a_second_scale_in_degrees():
+    figure = draw_loss_curves({"": HISTORY})
+    encode_figure(figure)  # the scale follows when it is drawn
+    (degrees,) = figure.axes[0].child_axes
+    assert "degrees" in degrees.get_ylabel()
+    assert degrees.get_ylim()[1] == pytest.approx(figure.axes[0].get_ylim()[1] * DEGREES)
+
+
+@pytest.mark.parametrize("histories", [{"": HISTORY}, {"": HISTORY[:1]}, {"nvidia": []}, {}])
+def test_loss_curves_of_little(histories, tmp_path):
+    save_figure(draw_loss_curves(histories), tmp_path / "loss_curve.png")
+    assert cv2.imread(str(tmp_path / "loss_curve.png")).std() > 0
+
+
+def test_steering_has_a_panel_for_each_stretch_and_no_line_across_a_gap(drive):
+    predicted, human, time_s = drive
+    breaks = np.zeros(300, bool)
+    breaks[[0, 100, 150, 200]] = True
+    panels = [axes for axes in draw_steering(predicted, human, time_s, breaks).axes if axes.get_visible()]
+    assert len(panels) == 3
+    assert list_texts(panels[0]) == ["human", "nvidia", "comma"]
+    pieces = [line.get_xydata() for axes in panels for line in list_lines(axes, PALETTE[0])]
+    assert [len(piece) for piece in pieces] == [100, 50, 50, 100]
+    assert max(np.diff(piece[:, 0]).max() for piece in pieces) < 0.1
+    np.testing.assert_allclose(np.concatenate(pieces)[:, 1], predicted["nvidia"] * DEGREES, rtol=1e-6)
+    assert len({np.ptp(axes.get_xlim()).round(6) for axes in panels}) == 1, "all panels have the same scale"
+
+
+def test_steering_of_a_long_drive_says_that_not_all_is_shown(drive):
+    predicted, human, time_s = drive
+    figure = draw_steering(predicted, human, time_s * 50)  # every frame a stretch of its own
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 12
+    assert "12 of 300 stretches" in figure._supxlabel.get_text()
+    assert "stretches" not in draw_steering(predicted, human, time_s)._supxlabel.get_text()
+
+
+def test_one_frame_can_be_drawn():
+    one = np.array([0.1], np.float32)
+    encode_figure(draw_steering({"nvidia": one}, one, np.array([2.0])))
+    encode_figure(draw_errors({"nvidia": one}, one, mean=0.0))
+
+
+def test_labels_are_shares_of_frames_in_degrees():
+    (axes,) = draw_labels(np.array([0.0, 0.0, 0.0, 0.2]), np.array([-1.0, 1.0])).axes
+    before, after = (patch.get_data() for patch in axes.patches)
+    inside = dict(zip((before.edges[:-1] + before.edges[1:]) / 2, before.values))
+    assert (inside[0.0], inside[5.0], inside[-5.0]) == (0.75, 0.25, 0.0)
+    assert (after.values[0], after.values[-1]) == (0.5, 0.5)
+
+
+def test_errors_show_how_many_frames_are_how_far_off(drive):
+    predicted, human, _ = drive
+    sizes, answers = draw_errors(predicted, human, mean=0.0).axes
+    assert list_texts(sizes) == ["nvidia", "comma", "always the mean"]
+    np.testing.assert_allclose(list_lines(sizes, PALETTE[0])[0].get_xdata(), 0.1 * DEGREES, rtol=1e-5)
+    turned, answered = list_lines(answers, PALETTE[0])[0].get_xydata().T
+    np.testing.assert_allclose(answered - turned, 0.1 * DEGREES, atol=0.5)
+
+
+def test_a_figure_becomes_an_svg_that_needs_nothing_else(drive):
+    head, _, data = encode_figure(draw_errors(*drive[:2])).partition(",")
+    assert head == "data:image/svg+xml;base64"
+    svg = base64.b64decode(data)
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    references = [value for each in ElementTree.fromstring(svg).iter() for key, value in each.items() if "href" in key]
+    assert all(value.startswith("#") for value in references)
+
+
+def test_saving_replaces_the_file_or_leaves_it(tmp_path):
+    path = tmp_path / "labels.png"
+    save_figure(draw_labels([0.0], [0.1]), path)
+    before = path.read_bytes()
+    figure = draw_labels([0.0], [0.1])
+    figure.text(0.5, 0.5, "$\\no_such_command$")  # fails when it is drawn
+    with pytest.raises(ValueError):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_suffix_decides_the_format(tmp_path):
+    save_figure(draw_labels([0.0], [0.1]), tmp_path / "labels.svg")
+    assert ElementTree.parse(tmp_path / "labels.svg").getroot().tag.endswith("svg")
