@@ -19,6 +19,7 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -146,9 +147,11 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
                 f"the artifact in {folder} is damaged: {name} is not the file it was saved with; copy it again"
             )
     try:
-        net = mx.gluon.SymbolBlock.imports(
-            str(folder / SYMBOL), ["data"], str(folder / PARAMETERS), ctx=context or mx.cpu()
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
+            net = mx.gluon.SymbolBlock.imports(
+                str(folder / SYMBOL), ["data"], str(folder / PARAMETERS), ctx=context or mx.cpu()
+            )
         spec = InputSpec.from_dict(facts["input"])
     except (mx.MXNetError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]

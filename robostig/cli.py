@@ -58,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="robostig",
-        description="Train networks that drive like a recorded driver, compare them, and choose which one should drive.",
+        description="Train networks that drive like a recorded driver, and choose which one should drive.",
         epilog="begin with: robostig compare --data recording --out out",
     )
     parser.add_argument("--version", action="version", version=f"robostig {robostig.__version__}")

@@ -80,6 +80,7 @@ class TrainingConfig:
     )
     flip: float = _option(0.5, "share of frames mirrored, with the sign", low=0.0, high=1.0)
     shift: float = _option(0.5, "share of frames seen from further left or right, with the steering", low=0.0, high=1.0)
+    turn: float = _option(0.5, "share of frames turned left or right, with the steering", low=0.0, high=1.0)
     shadow: float = _option(0.3, "share of frames with a random shadow", low=0.0, high=1.0)
     brightness: float = _option(0.5, "share of frames lightened or darkened", low=0.0, high=1.0)
     scenery: float = _option(0.5, "share of frames that get another frame's view above the horizon", low=0.0, high=1.0)

@@ -324,7 +324,7 @@ def has_arrays(folder: Union[str, Path]) -> bool:
 def read_arrays(
     folder: Union[str, Path], validation_folder: Union[str, Path, None] = None
 ) -> Tuple[SteeringDataset, SteeringDataset]:
-    """Open ``train_X.npy``, ``train_Y.npy``, ``valid_X.npy``, ``valid_Y.npy`` as the pipeline's first module wrote them.
+    """Open ``train_X.npy``, ``train_Y.npy``, ``valid_X.npy``, ``valid_Y.npy`` of the pipeline's first module.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ content type          body
 ====================  =================================================================================================
 
 An array of exactly the network's input size counts as preprocessed already, as the pipeline's earlier client sends it;
-any other size is a raw camera frame, and a picture always is. The answer is a flat JSON list with one steering value a frame (or, with ``Accept:
-application/x-npy``, an array).
+any other size is a raw camera frame, and a picture always is. The answer is a flat JSON list with one steering value a
+frame (or, with ``Accept: application/x-npy``, an array).
 """
 
 from __future__ import annotations

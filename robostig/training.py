@@ -140,8 +140,8 @@ def fit(
     Raises
     ------
     ValueError
-        If the two sets are preprocessed differently, the checkpoint belongs to other settings or data, or the loss
-        stops being a number.
+        If the two sets are preprocessed differently, the frames' size does not fit the network, the checkpoint belongs
+        to other settings or data, or the loss stops being a number.
     """
     if train.spec != validation.spec:
         raise ValueError(
@@ -202,6 +202,7 @@ def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoade
         augmentation=Augmentation(
             config.flip,
             config.shift,
+            config.turn,
             config.shadow,
             config.brightness,
             config.scenery,
@@ -428,8 +429,13 @@ def _prepare(
     # With static shapes, MXNet 1.9 updates BatchNorm's running means in no certain order: two runs would differ.
     static_shape = config.hybridize and all(parameter.grad_req != "null" for parameter in parameters.values())
     net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=static_shape)
-    for context in contexts:  # shapes follow from a first frame
-        predict(net, train.read([0]), context)
+    frame = train.read([0])
+    try:
+        for context in contexts:  # shapes follow from a first frame
+            predict(net, frame, context)
+    except (ValueError, mx.MXNetError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"frames of {train.spec.height}x{train.spec.width} do not fit the network: {reason}") from error
 
 
 def _make_folder(path: Union[str, Path, None]) -> Optional[Path]:

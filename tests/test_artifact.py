@@ -188,4 +188,6 @@ def test_nothing_is_ever_unpickled(saved, kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", [artifact, pilot, serving])
 def test_no_module_that_loads_models_knows_pickle(module):
-    assert not re.search(r"(import|from) (pickle|dill|joblib|marshal)|allow_pickle=True", Path(module.__file__).read_text())
+    assert not re.search(
+        r"(import|from) (pickle|dill|joblib|marshal)|allow_pickle=True", Path(module.__file__).read_text()
+    )

@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, Augmentation, Draw, apply
 from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
@@ -21,8 +21,8 @@ def make_frames(height: int = 160, width: int = 320, count: int = 2) -> np.ndarr
 
 
 def draw_nothing(count: int) -> Draw:
-    zeros, ones = np.zeros(count), np.ones(count)
-    return Draw(zeros > 0, zeros, ones, np.full((count, 2), 0.5), ones, np.arange(count))
+    nothing = Augmentation(**OFF).draw(count, np.random.default_rng(0))
+    return replace(nothing, shadow_edge=np.full((count, 2), 0.5))
 
 
 def change(frames: np.ndarray, steering: np.ndarray = STEERING, spec: InputSpec = RGB, **drawn):
@@ -61,13 +61,13 @@ def test_seen_from_the_left_the_ground_moves_right_and_the_horizon_stays(shift):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_a_shift_is_the_same_before_and_after_preprocessing(name):
+@pytest.mark.parametrize("moved", [{"shift": [0.7]}, {"turn": [0.08]}, {"shift": [-0.7], "turn": [-0.08]}])
+def test_a_viewpoint_is_the_same_before_and_after_preprocessing(name, moved):
     spec, camera = get_spec(name).input, InputSpec(160, 320)
     road = draw_road(0.3)
-    shift = {"shift": [0.7]}
-    first, _ = change(road[None], STEERING[:1], spec=camera, **shift)
+    first, _ = change(road[None], STEERING[:1], spec=camera, **moved)
     expected = preprocess(first[0], spec)
-    changed, _ = change(preprocess(road, spec)[None], STEERING[:1], spec=spec, **shift)
+    changed, _ = change(preprocess(road, spec)[None], STEERING[:1], spec=spec, **moved)
     unchanged = preprocess(road, spec)
     difference, before = (np.abs(each.astype(float) - expected).mean() for each in (changed[0], unchanged))
     assert difference < 0.25 * before
@@ -101,10 +101,33 @@ def test_a_view_without_sky_keeps_its_own_scenery():
     np.testing.assert_array_equal(change(frames, spec=spec, scenery=[1, 0])[0], frames)
 
 
-def test_a_crop_of_sky_alone_does_not_move():
+@pytest.mark.parametrize("pixels", [14, -5])
+def test_turned_to_the_left_all_of_the_picture_moves_right(pixels):
+    turn = np.arctan(pixels / (80 / np.tan(np.radians(30))))  # 60 degrees of field of view make 139 pixels
+    frames = make_frames()
+    changed, steering = change(frames, turn=[turn, 0.0])
+    moved, source = (each[0, :, :: np.sign(pixels)] for each in (changed, frames))
+    np.testing.assert_array_equal(moved[:, abs(pixels) :], source[:, : -abs(pixels)])
+    assert (moved[:, : abs(pixels)] == source[:, :1]).all()
+    np.testing.assert_array_equal(changed[1], frames[1])
+    # Pure pursuit, 13.4 m ahead: as much as an offset of 13.4 sin(turn), of which 0.68 m are worth 0.05.
+    np.testing.assert_allclose(steering, [0.25 + 0.05 * 13.4 * np.sin(turn) / 0.679, -0.5], atol=1e-5)
+
+
+def test_shift_and_turn_add_up():
+    frames = make_frames()
+    turn = np.arctan(3 / (80 / np.tan(np.radians(30))))
+    changed, _ = change(frames, shift=[1.0, 0.0], turn=[turn, 0.0])
+    np.testing.assert_array_equal(changed[0, :64, 3:], frames[0, :64, :-3])
+    np.testing.assert_array_equal(changed[0, 84, 17:], frames[0, 84, :-17])
+
+
+def test_a_crop_of_sky_alone_turns_but_does_not_shift():
     spec = InputSpec(66, 200, crop_bottom=0.7)
     frames = make_frames(66, 200)
-    np.testing.assert_array_equal(change(frames, spec=spec, shift=[1.0, -1.0])[0], frames)
+    changed, _ = change(frames, spec=spec, shift=[1.0, -1.0], turn=[0.0, 0.1])
+    np.testing.assert_array_equal(changed[0], frames[0])
+    assert (changed[1] != frames[1]).any()
 
 
 def test_the_correction_scales_with_the_shift():
@@ -182,9 +205,10 @@ def test_with_probability_1_every_frame_changes_within_its_range():
     always = draw(Augmentation(**dict.fromkeys(OFF, 1.0)))
     assert sorted(always.scenery) == list(range(1000)) and (always.scenery != np.arange(1000)).mean() > 0.99
     assert always.flip.all()
-    assert 0.98 < always.shift.max() <= 1.0 and -1.0 <= always.shift.min() < -0.98
-    for values, (low, high) in ((always.light, BRIGHTNESS), (always.shadow_light, SHADOW_LIGHT)):
-        assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high
+    ranges = ((always.light, BRIGHTNESS), (always.shadow_light, SHADOW_LIGHT), (always.shift, (-1.0, 1.0)))
+    for values, (low, high) in (*ranges, (np.degrees(always.turn), (-6.0, 6.0))):
+        margin = 0.02 * (high - low)
+        assert low <= values.min() < low + margin and high - margin < values.max() <= high
 
 
 @pytest.mark.parametrize(
@@ -192,6 +216,7 @@ def test_with_probability_1_every_frame_changes_within_its_range():
     [
         ("flip", lambda drawn: drawn.flip),
         ("shift", lambda drawn: drawn.shift != 0),
+        ("turn", lambda drawn: drawn.turn != 0),
         ("shadow", lambda drawn: drawn.shadow_light != 1),
         ("brightness", lambda drawn: drawn.light != 1),
         ("scenery", lambda drawn: drawn.scenery != np.arange(1000)),

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig.augmentation import Augmentation
 from robostig.backend import mx
 from robostig.data import (
@@ -118,32 +118,32 @@ def test_all_batches_are_full_and_there_are_as_many_as_said():
     assert collect(TrainingLoader(make_dataset(3), 16))[0].shape[0] == 16
 
 
-SKEWED = np.repeat(np.array([0.0, 0.1, -0.3, 0.7], np.float32), [700, 200, 90, 10])
+skewed = np.repeat(np.array([0.0, 0.1, -0.3, 0.7], np.float32), [700, 200, 90, 10])
 
 
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, [0.7, 0.2, 0.09, 0.01]), (1.0, [0.25] * 4)])
 def test_balance_weighs_angles_as_recorded_or_alike(strength, expected):
-    weights = balance_weights(SKEWED, strength)
+    weights = balance_weights(skewed, strength)
     assert weights.sum() == pytest.approx(1.0)
-    assert [weights[SKEWED == label].sum() for label in dict.fromkeys(SKEWED)] == pytest.approx(expected)
+    assert [weights[skewed == label].sum() for label in dict.fromkeys(skewed)] == pytest.approx(expected)
 
 
 def test_half_a_balance_lies_in_between():
-    weights = balance_weights(SKEWED, 0.5)
-    assert weights[SKEWED == np.float32(0.7)].sum() == pytest.approx(10**0.5 / sum(np.sqrt([700, 200, 90, 10])))
+    weights = balance_weights(skewed, 0.5)
+    assert weights[skewed == np.float32(0.7)].sum() == pytest.approx(10**0.5 / sum(np.sqrt([700, 200, 90, 10])))
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_an_impossible_balance_is_refused(strength):
     with pytest.raises(ValueError, match=f"strength of balancing is {strength}"):
-        balance_weights(SKEWED, strength)
+        balance_weights(skewed, strength)
 
 
 @pytest.mark.parametrize(("balance", "expected"), [(0.0, [700, 200, 90, 10]), (1.0, [250] * 4)])
 def test_an_epoch_is_balanced(balance, expected):
-    dataset = SteeringDataset({"center": Pictures("center", 1000)}, SKEWED)
+    dataset = SteeringDataset({"center": Pictures("center", 1000)}, skewed)
     labels = TrainingLoader(dataset, 100, augmentation=UNCHANGED, balance=balance).labels(0)
-    counts = [int((labels == label).sum()) for label in dict.fromkeys(SKEWED)]
+    counts = [int((labels == label).sum()) for label in dict.fromkeys(skewed)]
     np.testing.assert_allclose(counts, expected, atol=25 * balance)
 
 

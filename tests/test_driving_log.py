@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -64,6 +66,7 @@ FORMS = {
     "with backslashes": write_rows("C:\\Users\\somebody\\recording\\IMG\\"),
     "with spaces in paths": write_rows("/Users/some body/My Drive (2)/IMG/"),
     "with quotes": "".join(f'"{line}"\n' for line in write_rows(separator='","').splitlines()),
+    "with quotes and spaces": "".join(f'"{line}"\n' for line in write_rows(separator='", "').splitlines()),
     "under another folder's name": write_rows("/data/old name/pictures/"),
     "with bare names": write_rows(""),
     "with several prefixes": write_rows(["", "IMG/", "/a/b/IMG/", "D:\\c\\IMG\\"]),
@@ -107,6 +110,15 @@ def test_pictures_beside_the_log_or_where_it_says_are_found(folder, tmp_path):
     for path in (tmp_path / "moved").iterdir():
         shutil.move(str(path), str(folder))
     assert len(read(folder, write_rows(""))) == 4
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are always UTF-8")
+def test_a_picture_whose_name_is_in_another_encoding_is_found(folder):
+    name = b"center_J\xf6rg.jpg"
+    shutil.copy(folder / "IMG" / name_picture("center", 0), os.path.join(os.fsencode(folder), b"IMG", name))
+    log = read(folder, b"IMG/" + name + b",,,0.1\n")
+    assert os.fsencode(log.pictures["center"][0]).endswith(name)
+    assert read_picture(log.pictures["center"][0]).shape == (12, 24, 3) and len(log.fingerprint()) == 64
 
 
 @pytest.mark.parametrize("header", ["", HEADER])
@@ -247,7 +259,7 @@ def test_a_log_whose_rows_are_all_bad_is_refused_with_the_first_reason(folder):
 
 
 def test_what_is_not_there_is_refused_naming_what_is(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no .*elsewhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*elsewhere"):
         read_driving_log(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds IMG"):
         read_driving_log(folder)
@@ -353,7 +365,7 @@ def test_a_split_keeps_its_promises_or_is_refused(seconds, hz, pause_at, fractio
     assert (np.diff(split.train) > 0).all() and (np.diff(split.validation) > 0).all()
     assert len(split.train) + len(split.validation) + split.left_out == len(log)
     after = np.searchsorted(clock[split.validation], clock[split.train])
-    assert 0 < len(split.validation) and not np.isin(split.train, split.validation).any()
+    assert len(split.validation) > 0 and not np.isin(split.train, split.validation).any()
     for neighbour in (np.maximum(after - 1, 0), np.minimum(after, len(split.validation) - 1)):
         distance = np.abs(clock[split.validation[neighbour]] - clock[split.train])
         assert distance.min() >= gap_s - 1e-6

@@ -30,7 +30,10 @@ def test_drivers_that_see_nothing_score_as_the_baselines(log):
         scores = evaluate_on_log(lambda frame: constant, log, np.arange(40), training_mean=0.25).scores  # noqa: B023
         assert scores["rmse"] == pytest.approx(np.sqrt(np.mean((human - constant) ** 2)), abs=1e-12)
         assert scores["mae"] == pytest.approx(np.mean(np.abs(human - constant)), abs=1e-12)
-        assert scores["rmse"] == scores[f"rmse_{baseline}_baseline"] and scores["mae"] == scores[f"mae_{baseline}_baseline"]
+        assert (
+            scores["rmse"] == scores[f"rmse_{baseline}_baseline"]
+            and scores["mae"] == scores[f"mae_{baseline}_baseline"]
+        )
         assert scores["correlation"] is None and scores["whiteness"] == 0.0
 
 
@@ -52,11 +55,15 @@ def test_there_is_no_rate_of_turn_between_rows_that_do_not_follow_each_other(log
     assert scores["whiteness"] == 0.0
     answers = iter([0.0, 0.0, 1.0, 1.0])
     whiteness = evaluate_on_log(lambda frame: next(answers), log, np.arange(4)).scores["whiteness"]
-    assert whiteness == pytest.approx(np.sqrt((25 * 15) ** 2 / 3), rel=0.02)  # one step of full lock in 1/15 s, of three
+    assert whiteness == pytest.approx(
+        np.sqrt((25 * 15) ** 2 / 3), rel=0.02
+    )  # one step of full lock in 1/15 s, of three
 
 
 def test_the_time_to_an_answer_is_measured_in_milliseconds():
-    latency = evaluate_open_loop(lambda frame: 0.0, np.zeros((20, 2, 2, 3), np.uint8), np.zeros(20, np.float32)).latency_ms
+    latency = evaluate_open_loop(
+        lambda frame: 0.0, np.zeros((20, 2, 2, 3), np.uint8), np.zeros(20, np.float32)
+    ).latency_ms
     assert 0 < latency["p50"] <= latency["p99"] < 50
 
 

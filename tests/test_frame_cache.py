@@ -165,9 +165,11 @@ def test_the_file_unused_for_longest_makes_room(tmp_path, cache, forget):
 def test_files_in_use_are_kept_and_count(tmp_path, cache):
     first = CachedFrames(draw_pictures(tmp_path / "1", seed=1), SPEC, folder=cache)
     names = list_names(cache)
+    os.utime(cache / names[0], (1, 1))  # the oldest, but in use
+    (cache / "unused.npy").write_bytes(bytes(6 * FRAME_BYTES))
     pictures = draw_pictures(tmp_path / "2", seed=2)
     second = CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(8) + HEADER_BYTES / 1e9)
-    assert set(names) < set(list_names(cache))
+    assert set(names) < set(list_names(cache)) and "unused.npy" not in list_names(cache)
     assert first.mapped == 6 and second.mapped == 2
     np.testing.assert_array_equal(second.read(range(6)), expect(pictures))
 

@@ -48,7 +48,9 @@ class Frames:
 def make_set(count: int, phase: float = 0.0) -> SteeringDataset:
     steering = 0.6 * np.sin(np.arange(count) / 5.0 + phase).astype(np.float32)
     frames = {
-        camera: Frames(np.stack([preprocess(draw_road(angle, offset=offset, height=40, width=48), SPEC) for angle in steering]))
+        camera: Frames(
+            np.stack([preprocess(draw_road(angle, offset=offset, height=40, width=48), SPEC) for angle in steering])
+        )
         for camera, offset in (("center", 0.0), ("left", -0.1), ("right", 0.1))
     }
     return SteeringDataset(frames, steering)
@@ -79,7 +81,9 @@ def timeless(result: TrainingResult) -> list:
     return [(each.epoch, each.train_rmse, each.validation_rmse, each.learning_rate) for each in result.history]
 
 
-def assert_same(results: Sequence[TrainingResult], nets: Sequence[mx.gluon.HybridBlock], *, within: float = 0.0) -> None:
+def assert_same(
+    results: Sequence[TrainingResult], nets: Sequence[mx.gluon.HybridBlock], *, within: float = 0.0
+) -> None:
     np.testing.assert_allclose(timeless(results[0]), timeless(results[1]), rtol=0, atol=within)
     theirs, ours = map(read_parameters, nets)
     assert list(theirs) == list(ours)
@@ -242,7 +246,9 @@ def test_the_history_is_a_table_and_a_picture(sets, tmp_path):
     with open(tmp_path / "new" / "folder" / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [each.name for each in fields(EpochRecord)]
-    assert [{name: float(value) for name, value in row.items()} for row in rows] == [vars(each) for each in result.history]
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == [
+        vars(each) for each in result.history
+    ]
     assert (tmp_path / "new" / "folder" / "loss_curve.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
@@ -286,7 +292,9 @@ def test_a_network_that_is_initialised_already_keeps_its_parameters(sets, shapes
 
 def test_progress_is_logged_in_fixed_point_for_expressions_to_read(sets, caplog):
     caplog.set_level(logging.INFO, "robostig.training")
-    result = fit(make_net(), *sets, replace(CONFIG, epochs=2, learning_rate=1e-5, warmup_epochs=0.0, schedule="constant"))
+    result = fit(
+        make_net(), *sets, replace(CONFIG, epochs=2, learning_rate=1e-5, warmup_epochs=0.0, schedule="constant")
+    )
     lines = [message for message in caplog.messages if message.startswith("epoch=")]
     assert len(lines) == 2
     for line, record in zip(lines, result.history):

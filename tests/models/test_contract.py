@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig.backend import mx
 from robostig.models import ModelSpec, get_model, get_spec, list_models
 from robostig.preprocessing import COLOR_SPACES, InputSpec, preprocess

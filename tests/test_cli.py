@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import numpy as np
+import pytest
+
+import robostig
+from robostig.artifact import save_artifact
+from robostig.backend import mx
+from robostig.cli import main
+from robostig.models import list_models, register, registry
+from robostig.preprocessing import InputSpec
+
+nn = mx.gluon.nn
+
+QUICK = ["--epochs", "1", "--batch-size", "16", "--gap-s", "0.2", "--device", "cpu"]
+
+
+@pytest.fixture
+def zoo(monkeypatch):
+    """Put two models that train in no time in place of the zoo's, for the length of a test."""
+    monkeypatch.setattr(registry, "_MODELS", {})
+
+    class Tiny(nn.HybridSequential):
+        """A line through pixels."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(prefix=f"{name}_")
+            with self.name_scope():
+                self.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0), nn.Flatten(), nn.Dense(1))
+
+    for name in ("tiny1", "tiny2"):
+
+        def build(name: str = name) -> Tiny:
+            """Build a small model."""
+            return Tiny(name)
+
+        register(name, input=InputSpec(6, 12), parameters=217, reference="none")(build)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Return a function that runs a command in an empty folder and returns status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*words: Any) -> Tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # argparse's way out
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run_command
+
+
+def parse(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+
+
+def assert_one_line(outcome: Tuple[int, str, str], status: int, message: str) -> None:
+    got, out, err = outcome
+    assert (got, out) == (status, "") and message in err
+    assert err.startswith("robostig ") and err.count("\n") == 1
+
+
+def test_models_are_listed_for_people_and_for_programs(run):
+    status, out, _ = run("models")
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == ["model", *list_models()]
+    assert "252,219" in out and "66x200 YUV" in out
+    status, out, _ = run("models", "n*", "--json")
+    (model,) = parse(out)
+    assert status == 0 and (model["name"], model["parameters"]) == ("nvidia", 252_219)
+    assert model["input"]["height"] == 66 and "1604.07316" in model["reference"] and model["summary"]
+
+
+def test_a_pattern_that_matches_nothing_says_what_there_is(run):
+    assert_one_line(run("models", "x*"), 1, "there are: comma, nvidia")
+    assert run("models", "x*", "--json")[:2] == (0, "[]\n")
+
+
+def test_a_model_is_trained_and_evaluated_on_what_was_held_out(zoo, run, make_recording):
+    data, other = make_recording(60, size=(32, 64)), make_recording(20, name="other", size=(32, 64), seed=1)
+    status, out, _ = run("train", "--model", "tiny1", "--data", data, "--out", "artifact", *QUICK, "--json")
+    trained = parse(out)
+    assert status == 0 and trained["artifact"] == "artifact" and trained["training"]["epochs"] == 1
+    assert {path.name for path in Path("artifact/training").iterdir()} == {"history.csv", "loss_curve.png"}
+
+    status, out, _ = run("evaluate", "artifact", "--data", data, "--json")
+    held_out = parse(out)
+    assert status == 0 and "held-out rows" in held_out["rows"]
+    assert set(held_out["open_loop"]) == set(trained["open_loop"])
+    assert held_out["open_loop"]["rmse"] == pytest.approx(trained["open_loop"]["rmse"], abs=1e-6)
+    assert held_out["open_loop"]["rmse_mean_baseline"] == pytest.approx(trained["open_loop"]["rmse_mean_baseline"])
+
+    everything = parse(run("evaluate", "artifact", "--data", data, "--rows", "all", "--json")[1])
+    assert everything["open_loop"]["frames"] == 60 > held_out["open_loop"]["frames"]
+    elsewhere = parse(run("evaluate", "artifact", "--data", other, "--json")[1])
+    assert elsewhere["open_loop"]["frames"] == 20 and "not trained on" in elsewhere["rows"]
+    assert_one_line(run("evaluate", "artifact", "--data", other, "--rows", "held-out"), 1, "use --rows all")
+
+
+def test_scores_are_printed_for_people_too(zoo, run, make_recording):
+    data = make_recording(60, size=(32, 64))
+    status, out, _ = run("train", "--model", "tiny2", "--data", data, *QUICK)
+    assert status == 0 and out.splitlines()[-1].split() == ["artifact", str(Path("out/tiny2"))]
+    status, out, _ = run("evaluate", "out/tiny2", "--data", data)
+    assert status == 0 and out.startswith("scored on the ")
+    printed = {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}
+    assert printed["rmse"][2] == "degrees" and float(printed["rmse"][1]) == pytest.approx(
+        25 * float(printed["rmse"][0]), abs=0.01
+    )
+    assert {"mae", "correlation", "whiteness", "rmse_zero_baseline", "rmse_mean_baseline", "latency"} <= set(printed)
+
+
+def test_a_model_saved_from_a_notebook_is_evaluated_as_well(run, make_recording):
+    net = nn.HybridSequential(prefix="mine_")
+    with net.name_scope():
+        net.add(nn.Dense(1))
+    net.initialize(mx.init.Zero())
+    save_artifact("mine", net, InputSpec(4, 8), {"model": "mine"})
+    status, out, _ = run("evaluate", "mine", "--data", make_recording(10, size=(16, 32)), "--json")
+    scores = parse(out)["open_loop"]
+    assert status == 0 and scores["rmse"] == pytest.approx(scores["rmse_zero_baseline"])
+
+
+def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording):
+    data = make_recording(60, size=(32, 64))
+    status, out, err = run("compare", "--data", data, "--out", "both", *QUICK, "--json")
+    printed = parse(out)
+    assert status == 0, err
+    assert printed == parse(Path("both/comparison.json").read_text())
+    assert list(printed["models"]) == ["tiny1", "tiny2"] and printed["choice"] in printed["models"]
+    assert {path.name for path in Path("both").iterdir()} == {"comparison.json", "report.html", "tiny1", "tiny2"}
+    page = Path("both/report.html").read_text(encoding="utf-8")
+    assert printed["choice"] in page and page.rstrip().endswith("</html>")
+    status, out, _ = run("compare", "--data", data, "--models", "tiny2, tiny1", "--out", "both", *QUICK)
+    assert status == 0 and out.splitlines()[0].startswith("model ")
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["tiny2", "tiny1"]
+    assert "should drive" in out and str(Path("both/report.html")) in out
+
+
+WRONG: List[Tuple[List[str], int, str]] = [
+    (["train", "--data", "data", "--model", "nvidea"], 2, "did you mean 'nvidia'"),
+    (["train", "--data", "data", "--epochs", "0"], 2, "epochs is 0; it takes 1 to"),
+    (["train", "--data", "data", "--epochs", "x"], 2, "epochs is 'x'; it takes a whole number"),
+    (["compare", "--data", "data", "--models", "nvidia,com"], 2, "did you mean 'comma'"),
+    (["compare", "--data", "data", "--models", "nvidia,nvidia"], 1, "name each model once"),
+    (["train", "--data", "nowhere"], 1, "there is no nowhere"),
+    (["compare", "--data", "data"], 1, "driving_log.csv"),
+    (["train", "--data", "data", "--device", "gpu:99"], 1, "driving_log.csv"),
+    (["evaluate", "data", "--data", "data"], 1, "no trained model in data"),
+]
+
+
+@pytest.mark.parametrize(("words", "status", "message"), WRONG, ids=[" ".join(words) for words, _, _ in WRONG])
+def test_a_mistake_is_answered_in_one_line(run, tmp_path, words, status, message):
+    (tmp_path / "data").mkdir()
+    assert_one_line(run(*words), status, message)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["fly"], ["train"], ["evaluate"], ["compare", "--model", "nvidia", "--data", "x"], ["train", "--dat", "x"]],
+)
+def test_words_that_are_no_command_end_with_status_2(run, words):
+    status, out, err = run(*words)
+    assert status == 2 and out == "" and err.startswith("usage: robostig")
+
+
+def test_an_interruption_says_how_to_go_on(run, monkeypatch):
+    monkeypatch.setattr("robostig.models.list_models", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    status, _, err = run("models")
+    assert status == 130 and "interrupted" in err
+
+
+@pytest.mark.parametrize("command", ["models", "train", "evaluate", "compare"])
+def test_every_command_shows_an_example(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0 and f"example: robostig {command} " in out and "--json" in out
+
+
+def test_the_command_itself_says_what_there_is(run):
+    status, out, _ = run("--help")
+    assert status == 0 and all(command in out for command in ("models", "train", "evaluate", "compare"))
+    assert run("--version")[:2] == (0, f"robostig {robostig.__version__}\n")
+
+
+def test_arrays_can_be_trained_on_but_not_compared_on(zoo, run, tmp_path):
+    (tmp_path / "data").mkdir()
+    for prefix, count in (("train", 16), ("valid", 4)):
+        frames = np.random.default_rng(0).integers(0, 256, (count, 6, 12, 3)).astype(np.float32)
+        np.save(tmp_path / "data" / f"{prefix}_X.npy", frames)
+        np.save(tmp_path / "data" / f"{prefix}_Y.npy", np.linspace(-0.5, 0.5, count, dtype=np.float32))
+    status, out, _ = run("train", "--model", "tiny1", "--data", "data", *QUICK, "--json")
+    assert status == 0 and parse(out)["open_loop"]["whiteness"] is None
+    status, _, err = run("compare", "--data", "data", *QUICK)
+    assert status == 1 and "holds arrays" in err

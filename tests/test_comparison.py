@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robostig.artifact import load_artifact
+from robostig.backend import mx
+from robostig.comparison import choose, compare
+from robostig.config import TrainingConfig
+from robostig.evaluation import OpenLoop
+from robostig.metrics import score_steering
+from robostig.models import register, registry
+from robostig.pipeline import TrainedModel, evaluate_artifact
+from robostig.preprocessing import InputSpec
+from robostig.training import EpochRecord, TrainingResult
+
+nn = mx.gluon.nn
+
+HUMAN = 0.5 * np.sin(np.arange(300) / 10.0)
+BLOCKS = np.arange(300) // 10
+CONFIG = TrainingConfig(epochs=2, batch_size=16, gap_s=0.2, side_cameras=0.0, device="cpu")
+
+
+def make_driver(name: str, error: np.ndarray, milliseconds: float) -> TrainedModel:
+    """Make a model that steers as the human does, but for an error."""
+    scores = score_steering(HUMAN + error, HUMAN, training_mean=0.0)
+    history = (EpochRecord(1, 0.1, 0.1, 0.001, 1.0, 100.0),)
+    result = TrainingResult(history, 1, False, 0, ("cpu(0)",), np.zeros(1, np.float32))
+    latency = {"p50": milliseconds, "p99": milliseconds}
+    return TrainedModel(name, Path(name), 1, result, OpenLoop(HUMAN + error, HUMAN, scores, latency))
+
+
+def make_noise(seed: int, size: float = 0.1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, size, 300)
+
+
+def test_the_model_that_is_clearly_closer_to_the_human_is_chosen_however_slow():
+    models = {"slow": make_driver("slow", make_noise(0), 50.0), "quick": make_driver("quick", make_noise(1, 0.2), 1.0)}
+    choice, reason = choose(models, BLOCKS)
+    assert choice == "slow"
+    assert reason.startswith("slow should drive: it is the closest to the human.")
+    assert (
+        f"{models['quick'].open_loop.scores['rmse'] * 25:.2f} degrees" in reason
+        and "closer than quick in 100%" in reason
+    )
+
+
+def test_of_models_that_cannot_be_told_apart_the_quickest_is_chosen():
+    models = {
+        "slow": make_driver("slow", make_noise(0), 5.0),
+        "quick": make_driver("quick", make_noise(1) * 1.01, 1.0),
+        "bad": make_driver("bad", make_noise(2, 0.3), 0.1),
+    }
+    choice, reason = choose(models, BLOCKS)
+    assert choice == "quick"
+    assert "does not tell" in reason and "quick 1.0 ms and slow 5.0 ms" in reason
+    assert choose(dict(reversed(list(models.items()))), BLOCKS)[0] == "quick"  # whatever the order
+
+
+def test_a_single_model_is_chosen_and_says_so():
+    choice, reason = choose({"only": make_driver("only", make_noise(0), 1.0)}, BLOCKS)
+    assert choice == "only" and reason.startswith("only is the only model") and "But" not in reason
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_models_worse_than_answering_the_mean_come_with_a_warning(count):
+    models = {name: make_driver(name, make_noise(seed, 0.9), 1.0) for seed, name in enumerate("ab"[:count])}
+    assert choose(models, BLOCKS)[1].endswith("record more driving before letting one drive.")
+
+
+@pytest.fixture
+def zoo(monkeypatch):
+    """Add two models so small that they train in no time, for the length of a test."""
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+    class Tiny(nn.HybridSequential):
+        """A line through pixels."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(prefix=f"{name}_")
+            with self.name_scope():
+                self.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0), nn.Flatten(), nn.Dense(1))
+
+    for name in ("tiny1", "tiny2"):
+
+        def build(name: str = name) -> Tiny:
+            """Build a small model."""
+            return Tiny(name)
+
+        register(name, input=InputSpec(6, 12), parameters=6 * 12 * 3 + 1, reference="none")(build)
+
+
+def test_a_comparison_trains_scores_chooses_and_writes_it_down(zoo, make_recording, tmp_path):
+    recording, out = make_recording(80, size=(32, 64)), tmp_path / "out"
+    comparison = compare(recording, ["tiny2", "tiny1"], out, CONFIG)
+    text = (out / "comparison.json").read_text()
+    written = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert written == json.loads(json.dumps(comparison.to_dict(out)))
+    assert written["choice"] == comparison.choice in ("tiny1", "tiny2") and written["choice"] in written["reason"]
+    assert list(written["models"]) == ["tiny2", "tiny1"]
+    assert written["data"]["rows"] == 80 and "held out" in written["data"]["split"]
+    assert str(tmp_path) not in text
+    for name, model in written["models"].items():
+        numbers = [
+            *(model["open_loop"][key] for key in ("rmse", "mae", "whiteness", "correlation", "rmse_mean_baseline")),
+            *(model["latency_ms"][key] for key in ("p50", "p99")),
+            *(model["training"][key] for key in ("seconds", "epochs", "images_per_second")),
+        ]
+        assert all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+        assert model["open_loop"]["frames"] == len(comparison.split.validation)
+        artifact = load_artifact(out / model["artifact"])
+        assert artifact.model == name and artifact.facts["config"]["model"] == name
+        again, rows = evaluate_artifact(artifact.folder, recording)
+        assert again.scores["rmse"] == pytest.approx(model["open_loop"]["rmse"], abs=1e-6) and "held-out" in rows
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [(["tiny1", "tinny2"], "did you mean 'tiny2'"), ([], "none"), (["tiny1", "tiny1"], "name each model once")],
+)
+def test_names_that_cannot_be_are_refused_before_anything_is_trained(zoo, make_recording, tmp_path, models, message):
+    with pytest.raises(ValueError, match=message):
+        compare(make_recording(10, size=(16, 32)), models, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_arrays_are_refused_for_their_frames_have_no_order(zoo, tmp_path):
+    for prefix in ("train", "valid"):
+        np.save(tmp_path / f"{prefix}_X.npy", np.full((4, 6, 12, 3), 100, np.float32))
+        np.save(tmp_path / f"{prefix}_Y.npy", np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match="holds arrays; a comparison needs a driving log"):
+        compare(tmp_path, ["tiny1"], tmp_path / "out", CONFIG)
+
+
+def test_a_drive_too_short_to_split_is_refused(zoo, make_recording, tmp_path):
+    with pytest.raises(ValueError, match="too short to split"):
+        compare(make_recording(4, size=(16, 32)), ["tiny1"], tmp_path / "out", replace(CONFIG, gap_s=10.0))
