@@ -41,7 +41,9 @@ def main() -> int:
         for times in (1, arguments.times):
             folder = repeat_recording(Path(arguments.data), rows, times, Path(scratch) / f"x{times}")
             results[times] = measure(folder, arguments.model, Path(scratch))
-            print(f"{arguments.model}, {times * rows:>7,} rows: peak private memory {results[times]:7.0f} MB", flush=True)
+            print(
+                f"{arguments.model}, {times * rows:>7,} rows: peak private memory {results[times]:7.0f} MB", flush=True
+            )
     ratio = results[arguments.times] / results[1]
     print(f"ratio for a log {arguments.times} times as long: {ratio:.2f} (1.00 is flat)")
     if arguments.json:

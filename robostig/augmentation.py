@@ -6,14 +6,11 @@ a brightened white stays white.
 
 References
 ----------
-Shift and turn are the viewpoint transformation of Bojarski et al. 2016, arXiv:1604.07316, section 5: the ground is taken
-for flat. How much steering a turn is worth, beside a shift, is pure pursuit's (Coulter, "Implementation of the Pure
-Pursuit Path Tracking Algorithm", 1992): to meet the lane a distance L ahead, an offset e asks for a curvature of 2 e / L^2
-and a heading error of 2 sin(psi) / L. Shadow, brightness and the mirror image are those published for Udacity's simulator: V. Yadav, "An
+The sideways shift is the viewpoint transformation of Bojarski et al. 2016, arXiv:1604.07316, section 5: the ground is
+taken for flat. Shadow, brightness and the mirror image are those published for Udacity's simulator: V. Yadav, "An
 augmentation based deep neural network approach to learn human driving behavior", 2016, and N. Shibuya,
 "car-behavioral-cloning", 2017. Those two move the whole picture by up to 50 pixels and add 0.002 a pixel for a car that
-stands further left; but such a car sees the near road further right and the horizon where it was. To move all of the
-picture is to turn.
+stands further left; but such a car sees the near road further right and the horizon where it was.
 """
 
 from __future__ import annotations
@@ -34,12 +31,6 @@ CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset;
 # it, as a share of the width for the whole height: fitted to the centre and side pictures of the simulator.
 HORIZON = 64 / 160
 SIDE_CAMERA_SLOPE = 0.7 * 160 / 320
-# The simulator's camera: 60 degrees of vertical field of view make 139 pixels of focal length, here as a share of the
-# width; it is 0.97 m above the ground, so that the slope above is 0.68 m of offset.
-FOCAL_LENGTH = 160 / 2 / math.tan(math.radians(30)) / 320
-SIDE_CAMERA_M = 0.7 * 0.97
-LOOKAHEAD_M = 13.4  # a second at the simulator's 30 mph
-LARGEST_TURN = math.radians(6)
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
 BRIGHTNESS = (0.8, 1.2)
 
@@ -54,8 +45,6 @@ class Draw:
         bool: mirror left and right, and change the steering's sign.
     shift
         float, how far the viewpoint moves to the left: 1 is where the left camera is, -1 the right.
-    turn
-        float, radians by which the heading turns to the left.
     light
         float, factor of the whole frame's brightness.
     shadow_edge
@@ -70,7 +59,6 @@ class Draw:
 
     flip: np.ndarray
     shift: np.ndarray
-    turn: np.ndarray
     light: np.ndarray
     shadow_edge: np.ndarray
     shadow_light: np.ndarray
@@ -80,8 +68,7 @@ class Draw:
     def steer(self, steering: np.ndarray) -> np.ndarray:
         """Return the (n,) float32 steering, clipped to -1..1, that belongs to the changed frames."""
         mirrored = np.where(self.flip, -steering, steering)
-        offset = self.shift + LOOKAHEAD_M * np.sin(self.turn) / SIDE_CAMERA_M  # that asks for as much steering
-        return np.clip(mirrored + offset * self.correction, -1.0, 1.0).astype(np.float32)
+        return np.clip(mirrored + self.shift * self.correction, -1.0, 1.0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,8 +81,6 @@ class Augmentation:
         Mirror image, default 0.5: the road then bends to both sides equally often.
     shift
         The viewpoint moves sideways, up to where the side cameras are, default 0.5.
-    turn
-        The heading turns by up to 6 degrees, default 0.5.
     shadow
         One side of a random line gets 0.5 to 0.75 of its light, default 0.3.
     brightness
@@ -114,23 +99,21 @@ class Augmentation:
 
     flip: float = 0.5
     shift: float = 0.5
-    turn: float = 0.5
     shadow: float = 0.3
     brightness: float = 0.5
     scenery: float = 0.5
     correction: float = CAMERA_CORRECTION
 
     def __post_init__(self) -> None:
-        for name in ("flip", "shift", "turn", "shadow", "brightness", "scenery"):
+        for name in ("flip", "shift", "shadow", "brightness", "scenery"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"the probability of {name} is {value}; it must be between 0 and 1")
 
     def draw(self, count: int, generator: np.random.Generator) -> Draw:
         """Draw what happens to each of ``count`` frames; takes the same amount of randomness whatever the settings."""
-        happens = generator.random((6, count))
+        happens = generator.random((5, count))
         shift = generator.uniform(-1.0, 1.0, count)
-        turn = generator.uniform(-LARGEST_TURN, LARGEST_TURN, count)
         light = generator.uniform(*BRIGHTNESS, size=count)
         shadow_edge = generator.random((count, 2))
         shadow_light = generator.uniform(*SHADOW_LIGHT, size=count)
@@ -138,7 +121,6 @@ class Augmentation:
         return Draw(
             flip=happens[0] < self.flip,
             shift=np.where(happens[1] < self.shift, shift, 0.0),
-            turn=np.where(happens[5] < self.turn, turn, 0.0),
             light=np.where(happens[2] < self.brightness, light, 1.0),
             shadow_edge=shadow_edge,
             shadow_light=np.where(happens[3] < self.shadow, shadow_light, 1.0),
@@ -174,8 +156,8 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
     for number, frame in enumerate(frames):
         if draw.flip[number]:
             frame[:] = frame[:, ::-1].copy()
-        if draw.shift[number] or draw.turn[number]:
-            _move_viewpoint(frame, draw.shift[number], draw.turn[number], horizon, spec)
+        if draw.shift[number]:
+            _shift(frame, draw.shift[number], horizon, spec)
         light, shadow = draw.light[number], draw.shadow_light[number]
         shaded = None
         if shadow != 1.0:
@@ -197,16 +179,15 @@ def _share_seen(spec: InputSpec) -> float:
     return 1.0 - spec.crop_top - spec.crop_bottom
 
 
-def _move_viewpoint(frame: np.ndarray, shift: float, turn: float, horizon: float, spec: InputSpec) -> None:
-    """Look from further left, over flat ground, and turned to the left; the edge's colours fill the gap."""
+def _shift(frame: np.ndarray, shift: float, horizon: float, spec: InputSpec) -> None:
+    """Show the flat ground from further left; what is beyond the horizon stays, the edge's colours fill the gap."""
     height, width = frame.shape[:2]
     slope = shift * SIDE_CAMERA_SLOPE * _share_seen(spec) * width / height  # pixels a row
-    first = min(max(0, math.ceil(horizon)), height)
-    moved = width * FOCAL_LENGTH * math.tan(turn)  # pixels; close enough to a rotation for small angles
-    for part, lean, begin in ((frame[:first], 0.0, 0.0), (frame[first:], slope, slope * (first - horizon))):
-        if len(part) and (lean or moved):
-            matrix = np.array([[1.0, lean, begin + moved], [0.0, 1.0, 0.0]])
-            part[:] = cv2.warpAffine(part, matrix, (width, len(part)), borderMode=cv2.BORDER_REPLICATE)
+    first = max(0, math.ceil(horizon))
+    ground = frame[first:]
+    if len(ground):
+        shear = np.array([[1.0, slope, slope * (first - horizon)], [0.0, 1.0, 0.0]])
+        ground[:] = cv2.warpAffine(ground, shear, (width, len(ground)), borderMode=cv2.BORDER_REPLICATE)
 
 
 def _light_table(factor: float, neutral: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ class TrainingConfig:
     """
 
     model: str = _option("nvidia", "the network to train, by its registered name; `robostig models` lists them")
-    epochs: int = _option(20, "passes over the training rows, at the most", low=1, high=10_000)
+    epochs: int = _option(24, "passes over the training rows, at the most", low=1, high=10_000)
     batch_size: int = _option(64, "frames in a batch, over all devices", low=1, high=4096, tune=(32, 64, 128))
     learning_rate: float = _option(
         0.001, "the highest learning rate of the schedule", low=1e-7, high=1.0, tune=(1e-4, 1e-2, "log")
@@ -58,17 +58,19 @@ class TrainingConfig:
         choices=("cosine", "constant"),
     )
     warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises from zero", low=0.0, high=1000.0)
-    weight_decay: float = _option(1e-4, "L2 penalty on the parameters", low=0.0, high=1.0, tune=(1e-6, 1e-2, "log"))
+    weight_decay: float = _option(0.0, "L2 penalty on the parameters", low=0.0, high=1.0, tune=(1e-6, 1e-2, "log"))
     averaging: float = _option(
-        0.99, "weight of the past in the running average of the parameters, which is what is kept; 0 for none",
-        low=0.0, high=0.9999,
+        0.99,
+        "weight of the past in the running average of the parameters, which is what is kept; 0 for none",
+        low=0.0,
+        high=0.9999,
     )
     patience: int = _option(8, "stop after this many epochs without a better validation RMSE; 0 never stops", low=0)
     balance: float = _option(
-        0.5, "over-sample curves: 0 as recorded, 1 every angle alike", low=0.0, high=1.0, tune=(0.0, 1.0)
+        0.25, "over-sample curves: 0 as recorded, 1 every angle alike", low=0.0, high=1.0, tune=(0.0, 1.0)
     )
     side_cameras: float = _option(
-        0.5, "share of frames from the left and right camera", low=0.0, high=1.0, tune=(0.0, 0.8)
+        0.67, "share of frames from the left and right camera", low=0.0, high=1.0, tune=(0.0, 0.8)
     )
     camera_correction: float = _option(
         # 0.2 is the published constant for slow driving; at the simulator's 30 mph it is far more than a human steers.
@@ -80,11 +82,12 @@ class TrainingConfig:
     )
     flip: float = _option(0.5, "share of frames mirrored, with the sign", low=0.0, high=1.0)
     shift: float = _option(0.5, "share of frames seen from further left or right, with the steering", low=0.0, high=1.0)
-    turn: float = _option(0.5, "share of frames turned left or right, with the steering", low=0.0, high=1.0)
     shadow: float = _option(0.3, "share of frames with a random shadow", low=0.0, high=1.0)
     brightness: float = _option(0.5, "share of frames lightened or darkened", low=0.0, high=1.0)
-    scenery: float = _option(0.5, "share of frames that get another frame's view above the horizon", low=0.0, high=1.0)
-    validation_fraction: float = _option(0.2, "share of the drive that is held out", low=0.01, high=0.5)
+    scenery: float = _option(0.75, "share of frames that get another frame's view above the horizon", low=0.0, high=1.0)
+    validation_fraction: float = _option(
+        0.2, "share of the drive that is held out, rounded to one stretch in 2, 3, 4, ...", low=0.01, high=0.5
+    )
     stretch_s: float = _option(10.0, "length of a held-out stretch, in seconds of driving", low=0.1)
     gap_s: float = _option(1.0, "seconds around a held-out stretch that are not trained on", low=0.0)
     on_error: str = _option(
@@ -124,7 +127,11 @@ class TrainingConfig:
                     f"there is no setting {name!r}; {hint}There are: {', '.join(each.name for each in fields(cls))}"
                 )
             each = names[name]
-            known[each.name] = _parse(each, value) if isinstance(value, str) else value
+            if isinstance(value, str):
+                value = _parse(each, value)
+            elif isinstance(value, float) and _types()[each.name] is int and value.is_integer():
+                value = int(value)  # JSON has one kind of number
+            known[each.name] = value
         return cls(**known)
 
     @classmethod
@@ -159,6 +166,9 @@ class TrainingConfig:
         return {each.name: each.metadata["tune"] for each in fields(cls) if each.metadata["tune"]}
 
 
+_NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def _types() -> Dict[str, type]:
     return typing.get_type_hints(TrainingConfig)
 
@@ -186,8 +196,7 @@ def _parse(each: Field[Any], text: str) -> Any:
             return int(value)
         return kind(text)
     except (ValueError, OverflowError):
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{each.name} is {text!r}; it takes {what}, {_describe(each)}") from None
+        raise ValueError(f"{each.name} is {text!r}; it takes {_NOUNS[kind]}, {_describe(each)}") from None
 
 
 def _check(each: Field[Any], value: Any) -> None:
@@ -195,7 +204,7 @@ def _check(each: Field[Any], value: Any) -> None:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ValueError(f"{each.name} is {value!r}; it takes a {kind.__name__}, {_describe(each)}")
+        raise ValueError(f"{each.name} is {value!r}; it takes {_NOUNS[kind]}, {_describe(each)}")
     too_low = rules["low"] is not None and not value >= rules["low"]
     too_high = rules["high"] is not None and not value <= rules["high"]
     endless = isinstance(value, float) and math.isinf(value)

@@ -144,7 +144,7 @@ class TrainingLoader:
     augmentation
         What happens to them; the default :class:`~robostig.augmentation.Augmentation` if None.
     balance
-        0 draws rows as recorded, 1 makes every angle equally frequent, default 0.5 (see :func:`balance_weights`).
+        0 draws rows as recorded, 1 makes every angle equally frequent, default 0.25 (see :func:`balance_weights`).
     side_cameras
         Share of frames from the left and right camera, where there are any, 0 to 1; their steering is corrected by
         ``augmentation.correction``, as a shift to there is.
@@ -158,7 +158,7 @@ class TrainingLoader:
         batch_size: int = 64,
         *,
         augmentation: Optional[Augmentation] = None,
-        balance: float = 0.5,
+        balance: float = 0.25,
         side_cameras: float = 2 / 3,
         seed: int = 0,
     ) -> None:
@@ -298,7 +298,7 @@ class ArrayFrames:
     """
 
     def __init__(self, path: Path) -> None:
-        self._values = _load_array(path)
+        self._path, self._values = path, _load_array(path)
         shape = self._values.shape
         if self._values.ndim != 4 or shape[3] != 3 or 0 in shape:
             raise ValueError(f"{path} is {'x'.join(map(str, shape))}; frames are N x height x width x 3 (NHWC)")
@@ -313,7 +313,10 @@ class ArrayFrames:
 
     def read(self, numbers: Numbers) -> np.ndarray:
         """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed."""
-        return np.clip(np.rint(self._values[np.asarray(numbers, np.int64)]), 0, 255).astype(np.uint8)
+        values = self._values[np.asarray(numbers, np.int64)]
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self._path} holds values that are not finite; write it again from the recording")
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def has_arrays(folder: Union[str, Path]) -> bool:

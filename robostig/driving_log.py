@@ -427,7 +427,8 @@ def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 
     log
         The drive.
     fraction
-        Share of the stretches that is held out, above 0 and up to 0.5.
+        Share of the stretches that is held out, above 0 and up to 0.5, rounded to one in a whole number: 0.2 is every
+        fifth, 0.3 every third.
     stretch_s
         Wished length of a stretch in seconds; shorter where the drive is too short for ``1 / fraction`` of them.
     gap_s

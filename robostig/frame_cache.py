@@ -15,9 +15,11 @@ import os
 import shutil
 import time
 import uuid
+import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, List, Sequence, Set, Union
+from typing import Callable, Iterator, List, Sequence, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -36,7 +38,7 @@ FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
 _CHUNK = 256  # frames decoded before they are written: bounds the memory of a build
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
-_in_use: Set[Path] = set()  # this process's own files are never removed to make room
+_in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
 
 def default_cache_folder() -> Path:
@@ -92,7 +94,7 @@ class CachedFrames:
         folder = Path(folder) if folder is not None else default_cache_folder()
         frame_bytes = int(np.prod(spec.shape))
         room = int(budget_gb * 1e9) - sum(
-            path.stat().st_size for path in _in_use if path.parent == folder and path.exists()
+            _size(path) for path, users in _in_use.items() if users and path.parent == folder
         )
         count = min(len(self.pictures), max(0, room // frame_bytes))
         if count < len(self.pictures):
@@ -151,7 +153,8 @@ class CachedFrames:
                 raise
             logger.warning("frames cannot be kept in %s (%s); they are decoded as they are needed", folder, error)
             return self._mapped
-        _in_use.add(path)
+        _in_use[path] += 1
+        weakref.finalize(self, _in_use.subtract, [path])
         with contextlib.suppress(OSError):  # removed since, or another user's
             os.utime(path)  # the time of last use, for _make_room
         return mapped
@@ -211,7 +214,7 @@ def _make_room(folder: Path, needed: int, budget: int) -> None:
     for path in files:
         if total + needed <= budget:
             break
-        if path not in _in_use:
+        if not _in_use[path]:
             total -= _size(path)
             path.unlink(missing_ok=True)  # a process that has it mapped keeps its pages
             logger.info("removed %s from the frame cache to make room", path.name)

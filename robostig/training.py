@@ -202,7 +202,6 @@ def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoade
         augmentation=Augmentation(
             config.flip,
             config.shift,
-            config.turn,
             config.shadow,
             config.brightness,
             config.scenery,
@@ -435,7 +434,8 @@ def _prepare(
             predict(net, frame, context)
     except (ValueError, mx.MXNetError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"frames of {train.spec.height}x{train.spec.width} do not fit the network: {reason}") from error
+        size = f"{train.spec.height}x{train.spec.width}"
+        raise ValueError(f"frames of {size} do not fit the network: {reason}") from error
 
 
 def _make_folder(path: Union[str, Path, None]) -> Optional[Path]:

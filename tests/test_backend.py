@@ -66,9 +66,7 @@ def test_auto_is_the_default_and_logs_the_gpu_that_it_leaves_out(machine, caplog
 @pytest.mark.parametrize("device", ["gpu", "gpu:2"])
 def test_a_gpu_without_kernels_is_refused_by_name(machine, device):
     machine(H100, K80)
-    with pytest.raises(
-        ValueError, match=r"no kernels for NVIDIA H100.*9\.0.*K80.*3\.7.*5\.0 to 8\.9.*device=\"cpu\""
-    ):
+    with pytest.raises(ValueError, match=r"no kernels for NVIDIA H100.*9\.0.*K80.*3\.7.*5\.0 to 8\.9.*device=\"cpu\""):
         choose_contexts(device)
 
 

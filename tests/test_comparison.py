@@ -53,7 +53,7 @@ def test_the_model_that_is_clearly_closer_to_the_human_is_chosen_however_slow():
 def test_of_models_that_cannot_be_told_apart_the_quickest_is_chosen():
     models = {
         "slow": make_driver("slow", make_noise(0), 5.0),
-        "quick": make_driver("quick", make_noise(1) * 1.01, 1.0),
+        "quick": make_driver("quick", np.roll(make_noise(0), 150) * 1.001, 1.0),
         "bad": make_driver("bad", make_noise(2, 0.3), 0.1),
     }
     choice, reason = choose(models, BLOCKS)

@@ -181,7 +181,5 @@ assert int(os.environ["OMP_NUM_THREADS"]) >= 1
     environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     # Numpy 1.20 to 1.23 warns when numpy.bool is read, and is right to.
     flags = ["-W", "error", "-W", "ignore:`np.bool` is a deprecated alias:DeprecationWarning"]
-    run = subprocess.run(
-        [sys.executable, *flags, "-c", program], env=environ, stderr=subprocess.PIPE, text=True
-    )
+    run = subprocess.run([sys.executable, *flags, "-c", program], env=environ, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 0, run.stderr

@@ -12,8 +12,8 @@ from typing import Any, List, Tuple
 
 import numpy as np
 import pytest
-
 from conftest import ROOT, draw_road
+
 from robostig import entry_point
 from robostig.data import ARRAY_INPUT
 from robostig.entry_point import main, model_fn, transform_fn
@@ -177,9 +177,8 @@ def run_script(script: Path, job: Path, *flags: str) -> subprocess.CompletedProc
         [sys.executable, str(script), *QUICK, *flags],
         cwd=str(job),
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
     )
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig.driving_log import read_driving_log
 from robostig.evaluation import evaluate_on_log, evaluate_open_loop
 
@@ -75,5 +75,5 @@ def test_an_answer_that_is_not_a_number_is_refused(log):
 def test_a_picture_that_cannot_be_decoded_is_named(log):
     with open(log.pictures["center"][5], "r+b") as file:
         file.truncate(300)
-    with pytest.raises(ValueError, match="center_.*jpg"):
+    with pytest.raises(ValueError, match=r"center_.*\.jpg"):
         evaluate_on_log(lambda frame: 0.0, log, np.arange(40))

@@ -60,7 +60,7 @@ def decoded(monkeypatch):
 @pytest.fixture
 def forget(monkeypatch):
     """Return a function after which this process uses no file any more, as if it had just begun."""
-    return lambda: monkeypatch.setattr(frame_cache, "_in_use", set())
+    return lambda: monkeypatch.setattr(frame_cache, "_in_use", Counter())
 
 
 def expect(pictures) -> np.ndarray:

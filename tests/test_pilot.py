@@ -8,8 +8,8 @@ from typing import Tuple
 import cv2
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig import preprocessing
 from robostig.artifact import save_artifact
 from robostig.backend import mx

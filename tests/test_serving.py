@@ -13,8 +13,8 @@ from typing import Any, Dict
 import cv2
 import numpy as np
 import pytest
-
 from conftest import ROOT, draw_road
+
 from robostig.artifact import save_artifact
 from robostig.backend import mx
 from robostig.pilot import Pilot
@@ -271,7 +271,8 @@ import json
 from robostig.entry_point import model_fn, transform_fn
 pilot = model_fn(sys.argv[1])
 answer, kind = transform_fn(pilot, open(sys.argv[2], "rb").read(), "image/jpeg", "application/json")
-print(json.dumps([json.loads(answer), sorted(name for name in ("matplotlib", "gluoncv", "tqdm") if name in sys.modules)]))
+imported = [name for name in ("gluoncv", "matplotlib", "tqdm") if name in sys.modules]
+print(json.dumps([json.loads(answer), imported]))
 """
 
 
@@ -280,9 +281,8 @@ def test_serving_needs_neither_opencv_nor_what_training_needs(artifact, pilot, t
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_OPENCV, str(artifact), str(tmp_path / "frame.jpg")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     answer, imported = json.loads(done.stdout)

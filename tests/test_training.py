@@ -10,8 +10,8 @@ from typing import Optional, Sequence, Tuple
 
 import numpy as np
 import pytest
-
 from conftest import draw_road
+
 from robostig.backend import mx
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset
@@ -24,8 +24,25 @@ nn = mx.gluon.nn
 SPEC = InputSpec(12, 24, crop_top=0.3)
 # 96 rows in batches of 32: three steps an epoch.
 CONFIG = TrainingConfig(
-    epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1.0, patience=0, seed=3, device="cpu"
+    epochs=4,
+    batch_size=32,
+    learning_rate=0.01,
+    optimizer="adam",
+    schedule="cosine",
+    warmup_epochs=1.0,
+    weight_decay=1e-4,
+    patience=0,
+    balance=0.5,
+    side_cameras=0.5,
+    camera_correction=0.05,
+    flip=0.5,
+    shift=0.2,
+    shadow=0.2,
+    brightness=0.5,
+    seed=3,
+    device="cpu",
 )
+PLAIN = replace(CONFIG, balance=0.0, side_cameras=0.0, flip=0.0, shift=0.0, shadow=0.0, brightness=0.0)
 Sets = Tuple[SteeringDataset, SteeringDataset]
 
 
@@ -70,6 +87,18 @@ def make_net(*, dropout: float = 0.2, normalize_batch: bool = False) -> mx.gluon
             net.add(nn.BatchNorm())
         net.add(nn.ELU(), nn.Flatten(), nn.Dropout(dropout), nn.Dense(8), nn.ELU(), nn.Dense(1))
     return net
+
+
+def make_net_that_answers_zero() -> mx.gluon.HybridBlock:
+    net = make_net(dropout=0.0)
+    net.initialize(mx.init.Normal(0.001))
+    return net
+
+
+def reverse(sets: Sets) -> Sets:
+    """Turn the steering to validate on round: the more is learned from zero on, the worse."""
+    train, validation = sets
+    return train, SteeringDataset(validation.frames, -validation.steering)
 
 
 def read_parameters(net: mx.gluon.HybridBlock) -> dict:
@@ -142,23 +171,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(sets, tmp_path, chang
 
 
 def test_the_best_parameters_survive_an_interruption_even_if_no_later_epoch_is_better(sets, tmp_path):
-    train, validation = sets
-    reverse = train, SteeringDataset(validation.frames, -validation.steering)  # the more is learned, the worse
-    config = replace(CONFIG, flip=0.0)
-    whole, broken, resumed = (make_net() for _ in range(3))
-    expected = fit(whole, *reverse, config)
+    whole, broken, resumed = (make_net_that_answers_zero() for _ in range(3))
+    expected = fit(whole, *reverse(sets), PLAIN)
     assert expected.best_epoch == 1
-    interrupt(broken, reverse, config, tmp_path, after=2)
-    assert_same([expected, fit(resumed, *reverse, config, workdir=tmp_path)], [whole, resumed])
+    interrupt(broken, reverse(sets), PLAIN, tmp_path, after=2)
+    assert_same([expected, fit(resumed, *reverse(sets), PLAIN, workdir=tmp_path)], [whole, resumed])
 
 
 def test_training_stops_without_progress_and_leaves_the_best_epoch_in_the_network(sets):
-    train, validation = sets
-    reverse = SteeringDataset(validation.frames, -validation.steering)
-    net = make_net()
-    result = fit(net, train, reverse, replace(CONFIG, epochs=10, patience=2, flip=0.0))
+    train, validation = reverse(sets)
+    net = make_net_that_answers_zero()
+    result = fit(net, train, validation, replace(PLAIN, epochs=10, patience=2))
     assert result.stopped_early and len(result.history) == result.best_epoch + 2 < 10
-    errors = predict(net, reverse.read(range(len(reverse)))) - reverse.steering
+    errors = predict(net, validation.read(range(len(validation)))) - validation.steering
     assert np.sqrt(np.mean(errors.astype(np.float64) ** 2)) == pytest.approx(result.validation_rmse, abs=1e-6)
     assert result.validation_rmse == min(record.validation_rmse for record in result.history)
 

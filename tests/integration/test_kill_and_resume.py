@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import List, Tuple
 
 from conftest import ROOT
+
 from robostig.cli import main
 
 
 def make_words(data: Path, out: Path) -> List[str]:
-    flags = ["--epochs", "8", "--batch-size", "8", "--gap-s", "0.2", "--side-cameras", "0", "--patience", "0"]
+    flags = ["--epochs", "6", "--batch-size", "8", "--gap-s", "0.2", "--side-cameras", "0", "--patience", "0"]
     return ["train", "--data", str(data), "--out", str(out), "--device", "cpu", *flags]
 
 
@@ -37,7 +38,7 @@ def read_outcome(out: Path) -> Tuple[List[List[str]], str]:
 
 
 def test_a_run_killed_in_mid_epoch_goes_on_and_ends_as_one_that_was_not(make_recording, tmp_path):
-    data = make_recording(80, size=(80, 160))
+    data = make_recording(60, size=(80, 160))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     checkpoint = killed / "training" / "checkpoint.npz"
@@ -55,8 +56,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_and_ends_as_one_that_was_not(make_rec
     assert main(make_words(data, whole)) == 0  # meanwhile
     text, _ = resumed.communicate(timeout=60)
     assert resumed.returncode == 0, text
-    assert "resumed after epoch" in text and "epoch=1 " not in text and "epoch=8 " in text
+    assert "resumed after epoch" in text and "epoch=1 " not in text and "epoch=6 " in text
     history, digest = read_outcome(whole)
-    assert len(history) == 8 and history[0][1] != history[7][1]
+    assert len(history) == 6 and history[0][1] != history[5][1]
     assert read_outcome(killed) == (history, digest)
     assert not checkpoint.exists()
