@@ -187,13 +187,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     config = _read_config(arguments)
-    from robostig.comparison import COMPARISON, compare
-    from robostig.models import get_spec, list_models
+    from robostig.comparison import COMPARISON, check_models, compare
+    from robostig.models import list_models
     from robostig.report import write_report
 
     names = [name.strip() for name in arguments.models.split(",")] if arguments.models else list_models()
-    for name in names:
-        _check_usage(lambda name=name: get_spec(name))  # type: ignore[misc]
+    _check_usage(lambda: check_models(names))
     out = Path(arguments.out)
     comparison = compare(arguments.data, names, out, config)
     report = write_report(comparison, out)

@@ -18,7 +18,7 @@ from robostig.metrics import DEGREES, resample_rmse
 from robostig.models import get_spec
 from robostig.pipeline import TrainedModel, read_recording, train_model
 
-__all__ = ["COMPARISON", "Comparison", "choose", "compare"]
+__all__ = ["COMPARISON", "Comparison", "check_models", "choose", "compare"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,7 @@ def compare(
     FileNotFoundError
         If there is no log, or a picture is missing.
     """
-    if not models or len(set(models)) < len(models):
-        raise ValueError(f"name each model once; these were named: {', '.join(models) or 'none'}")
-    for name in models:
-        get_spec(name)  # an unknown name shows before the first hour of training
+    check_models(models)  # an unknown name shows before the first hour of training
     recording = read_recording(folder, config)
     if recording.log is None or recording.split is None:
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
@@ -113,6 +110,14 @@ def compare(
     partial.write_text(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
     os.replace(partial, out / COMPARISON)
     return comparison
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Raise ValueError unless these are registered models, each named once."""
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"name each model once; these were named: {', '.join(names) or 'none'}")
+    for name in names:
+        get_spec(name)
 
 
 def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
@@ -138,13 +143,14 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
     ranked = sorted(names, key=rmse.__getitem__)
     best = ranked[0]
     scores = models[best].open_loop.scores
-    against_mean = f"always answering the mean would be {_in_degrees(scores['rmse_mean_baseline'])} off"
+    blind = min(scores["rmse_mean_baseline"], scores["rmse_zero_baseline"])
+    against_blind = f"a network that sees nothing could be {_in_degrees(blind)} off"
     warning = ""
-    if scores["rmse"] >= scores["rmse_mean_baseline"]:
-        warning = " But none is better than a network that sees nothing: record more driving before letting one drive."
+    if scores["rmse"] >= blind:
+        warning = " But none is better than that: record more driving before letting one drive."
     if len(names) == 1:
         reason = (
-            f"{best} is the only model: {_in_degrees(rmse[best])} from the human on held-out driving; {against_mean}."
+            f"{best} is the only model: {_in_degrees(rmse[best])} from the human on held-out driving; {against_blind}."
         )
         return best, reason + warning
 
@@ -153,7 +159,10 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
     tied = [best] + [name for name in ranked[1:] if share[name] < SURE]
     found = " and ".join(f"{name} {_in_degrees(rmse[name])}" for name in ranked)
     shares = ", ".join(f"{best} is closer than {name} in {share[name]:.0%}" for name in ranked[1:])
-    evidence = f"On held-out driving, {found} from the human (RMSE); {against_mean}. In resampled drives, {shares}"
+    evidence = (
+        f"On held-out driving, {found} from the human (RMSE); {against_blind}. "
+        f"Of {len(resampled):,} resampled drives, {shares}"
+    )
     if len(tied) == 1:
         return best, f"{best} should drive: it is the closest to the human. {evidence}.{warning}"
     choice = min(tied, key=latency.__getitem__)

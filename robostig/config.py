@@ -65,7 +65,7 @@ class TrainingConfig:
         low=0.0,
         high=0.9999,
     )
-    patience: int = _option(8, "stop after this many epochs without a better validation RMSE; 0 never stops", low=0)
+    patience: int = _option(12, "stop after this many epochs without a better validation RMSE; 0 never stops", low=0)
     balance: float = _option(
         0.25, "over-sample curves: 0 as recorded, 1 every angle alike", low=0.0, high=1.0, tune=(0.0, 1.0)
     )

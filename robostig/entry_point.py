@@ -17,9 +17,9 @@ without a ``validation`` channel, stretches of the training drive are held out. 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -81,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     arguments, unknown = build_parser().parse_known_args(argv)
     for name in _names_of(unknown):
-        logger.warning("hyperparameter %s is not one of RoboStig's and is left aside", name)
+        logger.warning('hyperparameter "%s" is not one that RoboStig has, and is left aside', name)
     try:
         _train(arguments)
     except (ValueError, OSError, ImportError) as error:
@@ -123,7 +123,8 @@ def _default_checkpoints() -> Optional[str]:
 
 def _names_of(unknown: Sequence[str]) -> List[str]:
     """Return the names among flags that were not understood; SageMaker's own, such as _tuning_objective_metric, too."""
-    return [json.dumps(word.lstrip("-").split("=")[0]) for word in unknown if word.startswith("--")]
+    names = [re.match(r"--?([A-Za-z_][^=]*)", word) for word in unknown]  # -1e-3 is a value
+    return [name.group(1) for name in names if name]
 
 
 if __name__ == "__main__":

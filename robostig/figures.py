@@ -168,12 +168,13 @@ def draw_labels(before: np.ndarray, after: np.ndarray) -> Figure:
         (m,) steering in an epoch's batches, after balancing and augmentation.
     """
     figure, axes = _make_figure(3.3)
-    edges = np.arange(-DEGREES - 0.5, DEGREES + 1.0)  # bins of one degree, one of them around zero
+    furthest = 5.0 * np.ceil(max(np.abs(before).max(initial=0.0), np.abs(after).max(initial=0.0)) * DEGREES / 5.0)
+    edges = np.arange(-furthest - 0.5, furthest + 1.0)  # bins of one degree, one of them around zero
     for labels, color, name in (
         (before, "#9aa5b1", "as recorded"),
         (after, PALETTE[0], "after balancing, augmentation"),
     ):
-        counts, _ = np.histogram(np.clip(np.asarray(labels) * DEGREES, -DEGREES, DEGREES), edges)
+        counts, _ = np.histogram(np.asarray(labels) * DEGREES, edges)
         share = counts / max(1, counts.sum())
         filled = labels is before
         axes.stairs(share, edges, color=color, fill=filled, alpha=0.6 if filled else 1.0, lw=1.7, label=name)

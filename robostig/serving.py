@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tokenize
 from typing import Any, Callable, Dict, Tuple, Union
 
@@ -43,6 +44,7 @@ except ImportError:  # outside the inference image
 __all__ = ["RequestError", "model_fn", "transform_fn"]
 
 JSON, NPY = "application/json", "application/x-npy"
+LARGEST_PICTURE = 4096 * 4096  # pixels
 
 
 class RequestError(BaseInferenceToolkitError):
@@ -155,9 +157,27 @@ def _read_picture(body: Union[str, bytes]) -> np.ndarray:
     try:
         if not whole:
             raise ValueError(f"{len(data):,} bytes that do not begin and end as a whole JPEG or PNG does")
+        height, width = _read_size(data)
+        if height * width > LARGEST_PICTURE:
+            raise ValueError(f"{height:,} x {width:,} pixels; a camera frame has at most {LARGEST_PICTURE:,}")
         return mx.image.imdecode(data, to_rgb=True).asnumpy()
-    except (ValueError, mx.MXNetError) as error:
+    except (ValueError, struct.error, mx.MXNetError) as error:
         raise RequestError(f"the body is no picture that can be decoded ({str(error).splitlines()[0]})") from error
+
+
+def _read_size(data: bytes) -> Tuple[int, int]:
+    """Return height and width from the header of a JPEG or PNG: a few bytes can promise gigabytes of pixels."""
+    if data[:4] == b"\x89PNG":
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    position = 2
+    while position + 9 <= len(data):
+        marker, length = struct.unpack(">HH", data[position : position + 4])
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # start of frame
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return height, width
+        position += 2 + length
+    raise ValueError("a JPEG without a frame in it")
 
 
 def _as_bytes(body: Union[str, bytes]) -> bytes:

@@ -408,6 +408,7 @@ class _Run:
     def _settings(self) -> Dict[str, Any]:
         """Return what must be the same for a checkpoint to be continued."""
         settings = {name: value for name, value in self.config.to_dict().items() if name not in _FREE_SETTINGS}
+        settings["network"] = ", ".join(f"{name} {parameter.shape}" for name, parameter in self.parameters.items())
         settings["devices"] = len(self.contexts)
         settings["training rows"] = len(self.loader.dataset)
         settings["labels"] = float(np.abs(self.loader.dataset.steering).sum(dtype=np.float64))

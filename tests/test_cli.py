@@ -150,7 +150,7 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["train", "--data", "data", "--epochs", "0"], 2, "epochs is 0; it takes 1 to"),
     (["train", "--data", "data", "--epochs", "x"], 2, "epochs is 'x'; it takes a whole number"),
     (["compare", "--data", "data", "--models", "nvidia,com"], 2, "did you mean 'comma'"),
-    (["compare", "--data", "data", "--models", "nvidia,nvidia"], 1, "name each model once"),
+    (["compare", "--data", "data", "--models", "nvidia,nvidia"], 2, "name each model once"),
     (["train", "--data", "nowhere"], 1, "there is no nowhere"),
     (["compare", "--data", "data"], 1, "driving_log.csv"),
     (["train", "--data", "data", "--device", "gpu:99"], 1, "driving_log.csv"),

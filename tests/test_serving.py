@@ -102,6 +102,18 @@ def test_a_picture_is_answered(pilot, expected):
     assert ask(pilot, bytearray(PNG), "image/jpeg") == pytest.approx([expected[0]], abs=1e-5)  # the bytes decide
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_picture_of_gigabytes_is_refused_before_it_is_decoded(pilot, kind):
+    if kind == "png":  # 60,000 x 60,000 pixels, as the header has it
+        body = PNG[:16] + (60_000).to_bytes(4, "big") * 2 + PNG[24:]
+    else:
+        frame_header = JPEG.index(b"\xff\xc0")
+        body = JPEG[: frame_header + 5] + (60_000).to_bytes(2, "big") * 2 + JPEG[frame_header + 9 :]
+    with pytest.raises(RequestError, match="60,000 x 60,000 pixels") as caught:
+        ask(pilot, body, f"image/{kind}")
+    assert caught.value.status_code == 400
+
+
 def test_a_picture_is_a_raw_frame_even_in_the_networks_size(pilot):
     small = draw_road(0.3, height=12, width=24)
     assert ask(pilot, encode(small), "image/png") == pytest.approx([pilot.steer(small)], abs=1e-5)
