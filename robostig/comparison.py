@@ -144,7 +144,7 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
     best = ranked[0]
     scores = models[best].open_loop.scores
     blind = min(scores["rmse_mean_baseline"], scores["rmse_zero_baseline"])
-    against_blind = f"a network that sees nothing could be {_in_degrees(blind)} off"
+    against_blind = f"always steering straight, or by the mean, is {_in_degrees(blind)} off"
     warning = ""
     if scores["rmse"] >= blind:
         warning = " But none is better than that: record more driving before letting one drive."
@@ -157,7 +157,7 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
     column = resampled[:, names.index(best)]
     share = {name: float(np.mean(column < resampled[:, names.index(name)])) for name in ranked[1:]}
     tied = [best] + [name for name in ranked[1:] if share[name] < SURE]
-    found = " and ".join(f"{name} {_in_degrees(rmse[name])}" for name in ranked)
+    found = " and ".join(f"{name} is {_in_degrees(rmse[name])}" for name in ranked)
     shares = ", ".join(f"{best} is closer than {name} in {share[name]:.0%}" for name in ranked[1:])
     evidence = (
         f"On held-out driving, {found} from the human (RMSE); {against_blind}. "

@@ -18,8 +18,9 @@ import uuid
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Iterator, List, Sequence, Union
+from typing import Callable, Iterator, List, Sequence, TypeVar, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -35,8 +36,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_BUDGET_GB = 20.0
 FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 
+Result = TypeVar("Result")
+
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
-_CHUNK = 256  # frames decoded before they are written: bounds the memory of a build
+_CHUNK = 256  # pictures read at once: bounds the memory of a build
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -89,7 +92,6 @@ class CachedFrames:
             raise ValueError(f"budget_gb is {budget_gb}; give the gigabytes that frames may take on disk, 0 for none")
         self.pictures = list(pictures)
         self.spec = spec
-        self._pool = ThreadPoolExecutor(max_workers=count_usable_cpus(), thread_name_prefix="decode")
         self._mapped = np.empty((0, *spec.shape), np.uint8)
         folder = Path(folder) if folder is not None else default_cache_folder()
         frame_bytes = int(np.prod(spec.shape))
@@ -133,12 +135,15 @@ class CachedFrames:
             return self._mapped[wanted]
         frames = np.empty((len(wanted), *self.spec.shape), np.uint8)
         frames[here] = self._mapped[wanted[here]]
-        frames[~here] = list(self._pool.map(self._decode, wanted[~here]))
+        frames[~here] = list(_get_pool().map(self._decode, wanted[~here]))
         return frames
 
     def _decode(self, number: int) -> np.ndarray:
         path = self.pictures[number]
         return preprocess(decode_picture(Path(path).read_bytes(), path), self.spec)
+
+    def _hash(self, number: int) -> bytes:
+        return hashlib.blake2b(Path(self.pictures[number]).read_bytes(), digest_size=16).digest()
 
     def _open(self, folder: Path, count: int, budget: int, label: str) -> np.ndarray:
         path = folder / f"{self._key(count)}.npy"
@@ -162,8 +167,8 @@ class CachedFrames:
     def _key(self, count: int) -> str:
         """Hash what the file's content follows from: the pictures' bytes, their order, the preprocessing."""
         digest = hashlib.sha256(json.dumps([_FORMAT, self.spec.to_dict()], sort_keys=True).encode())
-        for picture_digest in self._pool.map(_hash_file, self.pictures[:count]):
-            digest.update(picture_digest)
+        for digests in _map_in_chunks(self._hash, count):
+            digest.update(b"".join(digests))
         return digest.hexdigest()[:40]
 
     def _build(self, path: Path, count: int, label: str) -> None:
@@ -174,7 +179,7 @@ class CachedFrames:
                 total=count, desc=f"decoding {label}", unit="frame", disable=None
             ) as bar:
                 np.lib.format.write_array_header_1_0(file, header)
-                for frames in _map_in_chunks(self._pool, self._decode, count):
+                for frames in _map_in_chunks(self._decode, count):
                     for frame in frames:
                         file.write(frame.data)
                     bar.update(len(frames))
@@ -183,22 +188,26 @@ class CachedFrames:
             partial.unlink(missing_ok=True)
 
 
-def _map_in_chunks(
-    pool: ThreadPoolExecutor, decode: Callable[[int], np.ndarray], count: int
-) -> Iterator[List[np.ndarray]]:
+@lru_cache(maxsize=None)
+def _get_pool() -> ThreadPoolExecutor:
+    """Return the threads that all cameras share, one a CPU."""
+    return ThreadPoolExecutor(max_workers=count_usable_cpus(), thread_name_prefix="decode")
+
+
+# Threads do not survive a fork, as of gluon's DataLoader with worker processes.
+os.register_at_fork(after_in_child=_get_pool.cache_clear)
+
+
+def _map_in_chunks(work: Callable[[int], Result], count: int) -> Iterator[List[Result]]:
     """Yield results in order, a chunk at a time, while the next chunk is under way."""
-    ahead = None
+    pool, ahead = _get_pool(), None
     for start in range(0, count, _CHUNK):
-        current = [pool.submit(decode, number) for number in range(start, min(start + _CHUNK, count))]
+        current = [pool.submit(work, number) for number in range(start, min(start + _CHUNK, count))]
         if ahead is not None:
             yield [future.result() for future in ahead]
         ahead = current
     if ahead is not None:
         yield [future.result() for future in ahead]
-
-
-def _hash_file(path: str) -> bytes:
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
 
 
 def _make_room(folder: Path, needed: int, budget: int) -> None:
