@@ -66,8 +66,7 @@ lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-bench: $(if $(wildcard benchmarks/bench_*.py),.venv/.installed-bench) ## measure what performance claims rest on
-	@test -n "$^" || echo "There is no benchmarks/bench_*.py."
+bench: .venv/.installed ## measure what performance claims rest on
 	@for benchmark in $(wildcard benchmarks/bench_*.py); do \
 		echo "=== $$benchmark"; .venv/bin/python "$$benchmark" || exit 1; done
 
@@ -77,9 +76,6 @@ clean: ## remove environments, caches and build leftovers; OUT stays
 
 .venv/.installed: $(REQUIREMENTS)
 	$(call install,.venv,$(find_default_python),cpu$(comma)dev)
-
-.venv/.installed-bench: .venv/.installed
-	$(call install,.venv,$(find_default_python),cpu$(comma)bench)
 
 # The images' versions, SageMaker's serving toolkit among them.
 .venv-3.8/.installed: $(REQUIREMENTS)

@@ -44,7 +44,7 @@ EXTRAS = {
     ],
     "sagemaker": ["sagemaker>=2.150,<3"],  # version 3 has no MXNet estimator
     "test": TEST,
-    "bench": ["psutil", "torch==2.13.0"],
+    "bench": ["torch==2.13.0"],  # a peer to measure against
     "dev": ["mypy", "ruff>=0.9", *TEST],
 }
 

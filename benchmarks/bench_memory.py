@@ -4,7 +4,7 @@ Trains for one epoch on a recording, and on the same recording several times ove
 prints the peak of the process's private memory (``RssAnon`` in Linux's ``/proc/PID/status``: the pages of the mapped
 frame cache, which the system may drop at any time, are not in it).
 
-    python benchmarks/bench_memory.py --data recording [--times 10] [--model nvidia] [--quick] [--json FILE]
+    python benchmarks/bench_memory.py --data recording [--times 10] [--models nvidia,comma] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("ROBOSTIG_DATA", str(DEFAULT_DATA)), help="a driving log")
     parser.add_argument("--times", type=int, default=10, help="how many times as long the long log is")
-    parser.add_argument("--model", default="nvidia")
+    parser.add_argument("--models", default="nvidia,comma", help="names with commas between")
     parser.add_argument("--quick", action="store_true", help="a fifth of the rows: under a minute")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
@@ -38,16 +38,20 @@ def main() -> int:
     rows = len(read_driving_log(arguments.data)) // (5 if arguments.quick else 1)
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for times in (1, arguments.times):
-            folder = repeat_recording(Path(arguments.data), rows, times, Path(scratch) / f"x{times}")
-            results[times] = measure(folder, arguments.model, Path(scratch))
+        folders = {
+            times: repeat_recording(Path(arguments.data), rows, times, Path(scratch) / f"x{times}")
+            for times in (1, arguments.times)
+        }
+        for model in arguments.models.split(","):
+            short, long = (measure(folder, model, Path(scratch)) for folder in folders.values())
+            results[model] = {"peak_mb": short, "peak_mb_long": long, "ratio": long / short}
             print(
-                f"{arguments.model}, {times * rows:>7,} rows: peak private memory {results[times]:7.0f} MB", flush=True
+                f"{model}: peak private memory {short:.0f} MB with {rows:,} rows, {long:.0f} MB with "
+                f"{arguments.times * rows:,}; ratio {long / short:.2f} (1.00 is flat)",
+                flush=True,
             )
-    ratio = results[arguments.times] / results[1]
-    print(f"ratio for a log {arguments.times} times as long: {ratio:.2f} (1.00 is flat)")
     if arguments.json:
-        record = {"model": arguments.model, "rows": rows, "peak_mb": results, "times": arguments.times, "ratio": ratio}
+        record = {"rows": rows, "times": arguments.times, "models": results}
         Path(arguments.json).write_text(json.dumps(record, indent=2) + "\n")
     return 0
 

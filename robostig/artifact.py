@@ -28,7 +28,8 @@ from typing import Any, Dict, Mapping, Optional, Union
 import numpy as np
 
 import robostig
-from robostig.backend import mx
+from robostig._files import make_folder
+from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec
 
 __all__ = ["Artifact", "load_artifact", "read_facts", "save_artifact"]
@@ -86,17 +87,20 @@ def save_artifact(
     pathlib.Path
         The folder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if "model" not in facts:
+        raise ValueError(f"the facts need a 'model', the name of the network; they have: {', '.join(facts) or 'none'}")
+    folder = make_folder(folder)
     shape = (1, 3, spec.height, spec.width)
     # Beside, then renamed. A folder of its own: the export's names are fixed, and a killed run leaves one thing behind.
     beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
-        context = next(iter(net.collect_params().values())).list_ctx()[0]
         if not net._active:
             net.hybridize()  # trained layer by layer
-        net(mx.nd.zeros(shape, ctx=context))  # export wants a graph, and the graph a shape
-        net.export(str(beside / "model"), epoch=0)
+        net(mx.nd.zeros(shape, ctx=find_context(net)))  # export wants a graph, and the graph a shape
+        try:
+            net.export(str(beside / "model"), epoch=0)
+        except mx.MXNetError as error:  # such as a full disk
+            raise OSError(f"{folder} cannot be written: {str(error).strip().splitlines()[-1]}") from error
         (beside / SHAPES).write_text(json.dumps([{"name": "data", "shape": list(shape)}]) + "\n")
         files = {name: _digest(beside / name) for name in (SYMBOL, PARAMETERS, SHAPES)}
         record = {

@@ -86,7 +86,7 @@ class Augmentation:
     brightness
         The whole frame gets 0.8 to 1.2 of its light, default 0.5.
     scenery
-        What is above the horizon comes from another frame of the batch, default 0.5: sky and hills tell where on the
+        What is above the horizon comes from another frame of the batch, default 0.75: sky and hills tell where on the
         track a frame was taken, and a network that learns that by heart is lost on any other road.
     correction
         Steering added where the viewpoint moves as far to the left as the left camera is, default 0.05 (1.25 degrees).
@@ -101,7 +101,7 @@ class Augmentation:
     shift: float = 0.5
     shadow: float = 0.3
     brightness: float = 0.5
-    scenery: float = 0.5
+    scenery: float = 0.75
     correction: float = CAMERA_CORRECTION
 
     def __post_init__(self) -> None:

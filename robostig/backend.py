@@ -16,7 +16,7 @@ import numpy as np
 
 from robostig import _compat
 
-__all__ = ["Gpu", "choose_contexts", "list_gpus", "mx"]
+__all__ = ["Gpu", "choose_contexts", "find_context", "list_gpus", "mx"]
 
 logger = logging.getLogger(__name__)
 
@@ -207,3 +207,8 @@ def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     driver.cuDeviceGetAttribute(ctypes.byref(major), _CU_MAJOR, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _CU_MINOR, device)
     return Gpu(name.value.decode(errors="replace"), (major.value, minor.value))
+
+
+def find_context(net: Any) -> Any:
+    """Return the device that a block's parameters are on; the first, if they are on several."""
+    return next(iter(net.collect_params().values())).list_ctx()[0]

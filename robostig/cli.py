@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -16,6 +17,9 @@ from robostig.config import TrainingConfig
 from robostig.metrics import DEGREES
 
 __all__ = ["main"]
+
+
+TRAINING = ("train", "compare")  # the commands that can be resumed
 
 
 class _UsageError(Exception):
@@ -41,6 +45,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         with logging_redirect_tqdm():
             run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone, as in `robostig models | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except _UsageError as error:
         print(f"robostig {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -48,9 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"robostig {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"robostig {arguments.command}: interrupted; the same command goes on from the last epoch", file=sys.stderr
-        )
+        resumed = "; the same command goes on from the last finished epoch" if arguments.command in TRAINING else ""
+        print(f"robostig {arguments.command}: interrupted{resumed}", file=sys.stderr)
         return 130
     return 0
 
@@ -187,7 +194,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     config = _read_config(arguments)
-    from robostig.comparison import COMPARISON, check_models, compare
+    from robostig.comparison import CAVEAT, COMPARISON, check_models, compare
     from robostig.models import list_models
     from robostig.report import write_report
 
@@ -197,7 +204,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     comparison = compare(arguments.data, names, out, config)
     report = write_report(comparison, out)
     if arguments.json:
-        _print_json(comparison.to_dict(out))
+        _print_json(comparison.to_dict(Path()))  # artifacts as they are named from here
         return
     rows = [["model", "rmse", "of the mean's", "mae", "latency p50", "trained in"]]
     for name, model in comparison.models.items():
@@ -213,7 +220,7 @@ def _compare(arguments: argparse.Namespace) -> None:
             ]
         )
     _print_table(rows)
-    print(f"\n{comparison.reason}\n\nnumbers  {out / COMPARISON}\nreport   {report}")
+    print(f"\n{comparison.reason} {CAVEAT}\n\nnumbers  {out / COMPARISON}\nreport   {report}")
 
 
 def _read_config(arguments: argparse.Namespace) -> TrainingConfig:

@@ -12,17 +12,20 @@ from typing import Any, Dict, Mapping, Sequence, Tuple, Union
 import numpy as np
 
 import robostig
+from robostig._files import make_folder, replace_file
 from robostig.config import TrainingConfig
 from robostig.driving_log import DrivingLog, Split
 from robostig.metrics import DEGREES, resample_rmse
 from robostig.models import get_spec
-from robostig.pipeline import TrainedModel, read_recording, train_model
+from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
+from robostig.training import CHECKPOINT
 
-__all__ = ["COMPARISON", "Comparison", "check_models", "choose", "compare"]
+__all__ = ["CAVEAT", "COMPARISON", "REPORT", "Comparison", "check_models", "choose", "compare"]
 
 logger = logging.getLogger(__name__)
 
-COMPARISON = "comparison.json"
+COMPARISON, REPORT = "comparison.json", "report.html"
+CAVEAT = "The held-out frames also chose each model's best epoch, and another seed would give other scores."
 SURE = 0.95  # share of resampled drives in which the better model must be better for the difference to count
 BLOCK_S = 2.0  # frames this close are resampled together: the look of the road changes in a second or two
 
@@ -42,7 +45,7 @@ class Comparison:
     log, split
         The drive, and what of it was held out.
     config
-        What all models were trained with; its ``model`` is the last one's.
+        What all models were trained with; its ``model`` means nothing.
     """
 
     models: Mapping[str, TrainedModel]
@@ -60,6 +63,7 @@ class Comparison:
         return {
             "choice": self.choice,
             "reason": self.reason,
+            "caveat": CAVEAT,
             "models": models,
             "data": {
                 "folder": self.log.source.resolve().parent.name,
@@ -101,14 +105,20 @@ def compare(
     if recording.log is None or recording.split is None:
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
     logger.info(recording.describe())
-    out = Path(out)
-    trained = {name: train_model(replace(config, model=name), recording, out / name) for name in models}
+    out = make_folder(out)
+    for outdated in (COMPARISON, REPORT):  # they would describe other artifacts than those beside them
+        (out / outdated).unlink(missing_ok=True)
+    # Checkpoints stay until all is done: an interrupted comparison then has nothing to train twice.
+    trained = {
+        name: train_model(replace(config, model=name), recording, out / name, keep_checkpoint=True) for name in models
+    }
     clock = recording.log.driving_clock()[recording.split.validation]
     choice, reason = choose(trained, (clock / BLOCK_S).astype(int))
     comparison = Comparison(trained, choice, reason, recording.log, recording.split, config)
-    partial = out / f"{COMPARISON}.partial"
-    partial.write_text(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, out / COMPARISON)
+    with replace_file(out / COMPARISON, "w") as file:
+        file.write(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
+    for name in models:
+        (out / name / WORKDIR / CHECKPOINT).unlink(missing_ok=True)
     return comparison
 
 

@@ -9,6 +9,8 @@ import typing
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
+
 __all__ = ["TrainingConfig"]
 
 
@@ -102,7 +104,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            _check(each, getattr(self, each.name))
+            value = getattr(self, each.name)
+            if isinstance(value, np.generic):  # numpy's numbers are numbers
+                value = value.item()
+            if each.metadata["choices"] and isinstance(value, str):
+                value = value.lower()
+            object.__setattr__(self, each.name, value)
+            _check(each, value)
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the fields as plain values, for JSON."""

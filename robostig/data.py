@@ -2,6 +2,7 @@
 
 >>> from robostig.data import SteeringDataset, TrainingLoader, open_frames
 >>> from robostig.driving_log import read_driving_log, split_by_time
+>>> from robostig.models import get_spec
 >>> log = read_driving_log("recording")                           # doctest: +SKIP
 >>> split = split_by_time(log)                                    # doctest: +SKIP
 >>> frames = open_frames(log, get_spec("comma").input)            # doctest: +SKIP
@@ -150,6 +151,11 @@ class TrainingLoader:
         ``augmentation.correction``, as a shift to there is.
     seed
         Of the loader's own generator.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range.
     """
 
     def __init__(
@@ -159,9 +165,11 @@ class TrainingLoader:
         *,
         augmentation: Optional[Augmentation] = None,
         balance: float = 0.25,
-        side_cameras: float = 2 / 3,
+        side_cameras: float = 0.67,
         seed: int = 0,
     ) -> None:
+        if batch_size < 1 or not 0.0 <= side_cameras <= 1.0:
+            raise ValueError(f"batch_size={batch_size} must be at least 1, and side_cameras={side_cameras} within 0..1")
         self.dataset = dataset
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
@@ -358,6 +366,11 @@ def read_arrays(
         labels = np.asarray(_load_array(place / f"{prefix}_Y.npy"), np.float32).reshape(-1)
         if not np.isfinite(labels).all() or np.abs(labels).max(initial=0.0) > 1.0:
             raise ValueError(f"{place / f'{prefix}_Y.npy'} has labels that are not in -1..1 (1.0 is full lock)")
+        if len(frames) != len(labels):
+            raise ValueError(
+                f"{place / f'{prefix}_X.npy'} has {len(frames)} frames and {prefix}_Y.npy {len(labels)} labels; "
+                "there must be as many of each"
+            )
         sets.append(SteeringDataset({"center": frames}, labels))
     train, validation = sets
     if train.spec != validation.spec:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
@@ -38,7 +38,9 @@ RECORDING_HZ = 15.0  # Udacity's simulator; used where file names carry no time
 _COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _ALIASES = {"centre": "center", "steering_angle": "steering", "angle": "steering"}
 _TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
-_ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}  # the last thing in a picture that is whole
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_SIGNATURES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how a whole JPEG, or PNG, begins and ends
+_TAIL = 4096  # bytes from the end in which the ending is: some cameras add to their pictures
 _DECIMAL_COMMAS = (
     "numbers seem to be written with decimal commas, which a comma-separated file cannot hold; record again with the "
     "machine's number format set to English, or replace the commas"
@@ -92,23 +94,25 @@ class DrivingLog:
     def __len__(self) -> int:
         return len(self.steering)
 
-    def find_breaks(self, max_gap_s: float = 1.0) -> np.ndarray:
-        """Return (N,) bool: True where a row does not follow the one before in time, so that a new stretch begins.
+    def find_breaks(self, rows: Optional[np.ndarray] = None, *, max_gap_s: float = 1.0) -> np.ndarray:
+        """Return (n,) bool: True where a row does not follow the one before in time, so that a new stretch begins.
 
         Parameters
         ----------
+        rows
+            (n,) ascending row numbers; where some were left out between two, the second begins a stretch. All if None.
         max_gap_s
             A longer pause than this, or a clock that goes backwards, is a break. Default 1 second.
         """
         steps = np.diff(self.time_s, prepend=np.nan if len(self) else [])
         breaks = (steps < 0) | (steps > max_gap_s)
         breaks[:1] = True
-        return breaks
+        return breaks if rows is None else breaks[rows] | (np.diff(rows, prepend=-2) != 1)
 
     def driving_clock(self, max_gap_s: float = 1.0) -> np.ndarray:
         """Return (N,) float64 seconds of driving since the first row: the time stamps with pauses taken out."""
         steps = np.diff(self.time_s, prepend=np.nan if len(self) else [])
-        steps[np.isnan(steps) | self.find_breaks(max_gap_s)] = 1.0 / RECORDING_HZ
+        steps[np.isnan(steps) | self.find_breaks(max_gap_s=max_gap_s)] = 1.0 / RECORDING_HZ
         steps[:1] = 0.0
         return np.cumsum(steps)
 
@@ -209,7 +213,7 @@ def read_driving_log(path: Union[str, Path], *, on_error: str = "raise") -> Driv
         speed_mph=speed_mph,
         time_s=time_s,
         skipped=tuple(skipped),
-        unused_pictures=index.count - len(index.used),
+        unused_pictures=index.count_unused(),
     )
 
 
@@ -233,7 +237,7 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
 
 def decode_picture(data: bytes, name: str) -> np.ndarray:
     """Decode the bytes of a JPEG or PNG file; as :func:`read_picture`, with ``name`` for the message."""
-    fault = _find_fault(name, len(data), data[-64:])
+    fault = _find_fault(len(data), data[:4], data[-_TAIL:])
     picture = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise ValueError(f"{name}: {fault or 'is no picture that can be decoded'}; remove its row or restore the file")
@@ -329,16 +333,22 @@ class _PictureIndex:
     """Finds pictures below a folder by the end of the path that a log gives."""
 
     folder: Path
-    count: int = 0
-    used: set = field(default_factory=set)
+    used: Set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._by_name: Dict[str, List[str]] = defaultdict(list)
-        for folder, _, names in os.walk(self.folder):
+        seen: Set[str] = set()
+        for folder, folders, names in os.walk(self.folder, followlinks=True):  # pictures are often on a larger disk
+            if os.path.realpath(folder) in seen:  # a link that leads back up
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(folder))
             for name in names:
-                if os.path.splitext(name)[1].lower() in _ENDINGS:
+                if os.path.splitext(name)[1].lower() in _SUFFIXES:
                     self._by_name[name].append(os.path.join(folder, name))
-                    self.count += 1
+
+    def count_unused(self) -> int:
+        return sum(path not in self.used for paths in self._by_name.values() for path in paths)
 
     def find(self, text: str, camera: str) -> str:
         if not text:
@@ -379,20 +389,22 @@ def _common_end(parts: Sequence[str], others: Sequence[str]) -> int:
 
 
 def _inspect(path: str) -> Optional[str]:
-    """Say what is wrong with a picture file, as far as its last bytes tell; None if it seems whole."""
+    """Say what is wrong with a picture file, as far as its first and last bytes tell; None if it seems whole."""
     with open(path, "rb") as file:
+        head = file.read(4)
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 64))
-        return _find_fault(path, size, file.read())
+        file.seek(max(0, size - _TAIL))
+        return _find_fault(size, head, file.read())
 
 
-def _find_fault(name: str, size: int, tail: bytes) -> Optional[str]:
+def _find_fault(size: int, head: bytes, tail: bytes) -> Optional[str]:
     if size == 0:
         return "is empty"
-    ending = _ENDINGS.get(os.path.splitext(name)[1].lower())
-    if ending and ending not in tail:
-        return f"is cut off: its {size:,} bytes do not end as a whole picture does"
-    return None
+    for beginning, ending in _SIGNATURES:
+        if head.startswith(beginning):
+            whole = ending in tail
+            return None if whole else f"is cut off: its {size:,} bytes do not end as a whole picture does"
+    return "is neither a JPEG nor a PNG"
 
 
 @dataclass(frozen=True)
@@ -455,12 +467,13 @@ def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 
     before, after = (np.clip((clock + gap) / length_s, 0, stretches - 1).astype(np.int64) for gap in (-gap_s, gap_s))
     held_out_until = np.concatenate([[0], np.cumsum(held_out)])  # the gap may reach across a whole stretch
     near = held_out_until[after + 1] > held_out_until[before]
+    near |= _find_near_in_time(log, in_validation, gap_s)
     train, validation = np.flatnonzero(~in_validation & ~near), np.flatnonzero(in_validation)
     if not len(train) or not len(validation):
         raise ValueError(
             f"{log.source} is too short to split: {len(log)} rows, {duration:.1f} s of driving, with {gap_s:g} s left "
             f"out at each border leave {len(train)} rows to train on and {len(validation)} to hold out; record more, "
-            "or shorten the gap"
+            "shorten the gap, or, if the rows are not in the order of time, sort them"
         )
     left_out = len(log) - len(train) - len(validation)
     return Split(
@@ -471,3 +484,18 @@ def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 
         f"drive: {len(train):,} rows to train on, {len(validation):,} held out, {left_out:,} in gaps of {gap_s:g} s "
         "left out",
     )
+
+
+def _find_near_in_time(log: DrivingLog, held_out: np.ndarray, gap_s: float) -> np.ndarray:
+    """Return (N,) bool: rows that were recorded within ``gap_s`` of a held-out one, wherever in the file they stand.
+
+    In a log as it was recorded these are the rows of the gaps; in one that was shuffled, or joined from overlapping
+    parts, they are the copies of held-out frames.
+    """
+    times = np.sort(log.time_s[held_out & np.isfinite(log.time_s)])
+    if not len(times):
+        return np.zeros(len(log), bool)
+    after = np.clip(np.searchsorted(times, log.time_s), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    distance = np.minimum(np.abs(times[after] - log.time_s), np.abs(times[before] - log.time_s))
+    return distance < gap_s  # False for NaN

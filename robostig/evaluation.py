@@ -95,7 +95,6 @@ def evaluate_on_log(
         log.steering[rows],
         training_mean=training_mean,
         time_s=log.driving_clock()[rows],
-        # Where rows were left out between two, the second begins a new stretch, whatever the clock says.
-        breaks=log.find_breaks()[rows] | (np.diff(rows, prepend=-2) != 1),
+        breaks=log.find_breaks(rows),
         label=label,
     )

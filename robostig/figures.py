@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from robostig._files import replace_file
 from robostig.metrics import DEGREES
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def draw_loss_curves(histories: Histories, *, baseline: Optional[float] = None) 
         axes.axhline(baseline, color=QUIET, lw=1.2, ls=":")
         handles.append(Line2D([], [], color=QUIET, lw=1.2, ls=":", label="always the mean, on held-out rows"))
     axes.set_ylim(bottom=0.0)
+    axes.set_xlim(left=0.5)  # epochs count from 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel("RMSE (1 is full lock)")
@@ -232,13 +233,8 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
 def save_figure(figure: Figure, path: Union[str, Path]) -> None:
     """Write a figure to a file, in the format of the path's suffix; the file is there as a whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150, facecolor="white")
-        os.replace(partial, path)
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with replace_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150, facecolor="white")
 
 
 def encode_figure(figure: Figure) -> str:

@@ -12,20 +12,22 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import tempfile
 import time
-import uuid
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Iterator, List, Sequence, TypeVar, Union
+from typing import Callable, Iterator, List, Optional, Sequence, TypeVar, Union
 
 import numpy as np
 from tqdm import tqdm
 
 from robostig._compat import count_usable_cpus
+from robostig._files import replace_file
 from robostig.driving_log import decode_picture
 from robostig.preprocessing import InputSpec, preprocess
 
@@ -38,6 +40,8 @@ FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 
 Result = TypeVar("Result")
 
+# Of all that lies in the folder, only these are the cache's own.
+_OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
 _CHUNK = 256  # pictures read at once: bounds the memory of a build
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
@@ -48,7 +52,10 @@ def default_cache_folder() -> Path:
     """Return where frames are kept: ``ROBOSTIG_CACHE``, or ``robostig`` in the user's cache folder (XDG)."""
     if os.environ.get("ROBOSTIG_CACHE"):
         return Path(os.environ["ROBOSTIG_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robostig"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robostig"
+    except RuntimeError:  # a user without a home, as in many a container
+        return Path(tempfile.gettempdir()) / f"robostig-{os.getuid()}"
 
 
 class CachedFrames:
@@ -152,7 +159,12 @@ class CachedFrames:
                 folder.mkdir(parents=True, exist_ok=True)
                 _make_room(folder, count * int(np.prod(self.spec.shape)), budget)
                 self._build(path, count, label)
-            mapped = np.load(path, mmap_mode="r")  # OSError if another process has removed it to make room
+            mapped = self._map(path, count)  # OSError if another process has removed it to make room
+            if mapped is None:
+                logger.warning("%s is damaged and is built again", path)
+                path.unlink(missing_ok=True)
+                self._build(path, count, label)
+                mapped = np.load(path, mmap_mode="r")
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename in self.pictures:
                 raise
@@ -164,6 +176,14 @@ class CachedFrames:
             os.utime(path)  # the time of last use, for _make_room
         return mapped
 
+    def _map(self, path: Path, count: int) -> Optional[np.ndarray]:
+        """Return the file's frames; None if it does not hold what it was built with."""
+        try:
+            mapped = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError):
+            return None
+        return mapped if mapped.shape == (count, *self.spec.shape) and mapped.dtype == np.uint8 else None
+
     def _key(self, count: int) -> str:
         """Hash what the file's content follows from: the pictures' bytes, their order, the preprocessing."""
         digest = hashlib.sha256(json.dumps([_FORMAT, self.spec.to_dict()], sort_keys=True).encode())
@@ -172,20 +192,13 @@ class CachedFrames:
         return digest.hexdigest()[:40]
 
     def _build(self, path: Path, count: int, label: str) -> None:
-        partial = path.with_name(f"{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
-        try:
-            with open(partial, "wb") as file, tqdm(
-                total=count, desc=f"decoding {label}", unit="frame", disable=None
-            ) as bar:
-                np.lib.format.write_array_header_1_0(file, header)
-                for frames in _map_in_chunks(self._decode, count):
-                    for frame in frames:
-                        file.write(frame.data)
-                    bar.update(len(frames))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replace_file(path) as file, tqdm(total=count, desc=f"decoding {label}", unit="frame", disable=None) as bar:
+            np.lib.format.write_array_header_1_0(file, header)
+            for frames in _map_in_chunks(self._decode, count):
+                for frame in frames:
+                    file.write(frame.data)
+                bar.update(len(frames))
 
 
 @lru_cache(maxsize=None)
@@ -215,10 +228,11 @@ def _make_room(folder: Path, needed: int, budget: int) -> None:
 
     Raises OSError if the disk itself has no room.
     """
-    for partial in folder.glob("*.partial"):
+    own = [path for path in folder.iterdir() if _OWN_NAME.fullmatch(path.name)]
+    for partial in (path for path in own if path.suffix == ".partial"):
         if time.time() - _last_use(partial) > _STALE_S:
             partial.unlink(missing_ok=True)
-    files = sorted(folder.glob("*.npy"), key=_last_use)
+    files = sorted((path for path in own if path.suffix == ".npy"), key=_last_use)
     total = sum(_size(path) for path in files)
     for path in files:
         if total + needed <= budget:

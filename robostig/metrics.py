@@ -64,6 +64,7 @@ def score_steering(
     if len(broken):
         raise ValueError(f"prediction {broken[0]} is {predicted[broken[0]]}, and {len(broken)} in all are not finite")
     error = predicted - human
+    mean_baseline = _rms(human - training_mean)
     constant = predicted.std() < 1e-9 or human.std() < 1e-9
     scores: Dict[str, Any] = {
         "frames": len(human),
@@ -73,10 +74,11 @@ def score_steering(
         "mae_straight": _mean_where(np.abs(error), np.abs(human) <= STRAIGHT),
         "mae_right": _mean_where(np.abs(error), human > STRAIGHT),
         "rmse_zero_baseline": _rms(human),
-        "rmse_mean_baseline": _rms(human - training_mean),
+        "rmse_mean_baseline": mean_baseline,
         "mae_zero_baseline": float(np.abs(human).mean()),
         "mae_mean_baseline": float(np.abs(human - training_mean).mean()),
-        "rmse_to_mean_baseline": _rms(error) / _rms(human - training_mean) if _rms(human - training_mean) else None,
+        # None where every label is the mean, to within the noise of float32.
+        "rmse_to_mean_baseline": _rms(error) / mean_baseline if mean_baseline > 1e-6 else None,
         "correlation": None if constant else float(np.corrcoef(predicted, human)[0, 1]),
         "whiteness": None,
         "whiteness_human": None,

@@ -8,7 +8,7 @@ from typing import Any, Iterable, Mapping, Optional, Union
 import numpy as np
 
 from robostig.artifact import load_artifact
-from robostig.backend import mx
+from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec, preprocess
 
 __all__ = ["Pilot", "as_network_input", "predict"]
@@ -24,7 +24,7 @@ class Pilot:
     spec
         How to preprocess a frame for it.
     context
-        Where the network computes; the CPU if None.
+        Where the network computes; where its parameters are if None.
     facts
         What is known of the model, if anything.
 
@@ -45,7 +45,7 @@ class Pilot:
     ) -> None:
         self.net = net
         self.spec = spec
-        self.context = context or mx.cpu()
+        self.context = context or find_context(net)
         self.facts = dict(facts or {})
 
     @classmethod
@@ -76,7 +76,8 @@ class Pilot:
 
     def steer_many(self, frames: Iterable[np.ndarray]) -> np.ndarray:
         """Return (n,) float32 steering for n camera frames, which may differ in size."""
-        return self.predict(np.stack([preprocess(frame, self.spec) for frame in frames]))
+        inputs = [preprocess(frame, self.spec) for frame in frames]
+        return self.predict(np.stack(inputs)) if inputs else np.empty(0, np.float32)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
@@ -93,14 +94,14 @@ def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Contex
     inputs
         (n, height, width, 3) uint8 in the network's colour space.
     context
-        Where it computes; the CPU if None.
+        Where it computes; where its parameters are if None.
 
     Returns
     -------
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    steering = net(as_network_input(inputs, context or mx.cpu())).asnumpy().reshape(-1)
+    steering = net(as_network_input(inputs, context or find_context(net))).asnumpy().reshape(-1)
     return np.clip(steering, -1.0, 1.0)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
+from robostig._files import make_folder
 from robostig.artifact import save_artifact
 from robostig.backend import choose_contexts
 from robostig.config import TrainingConfig
@@ -18,11 +20,13 @@ from robostig.evaluation import OpenLoop, evaluate_on_log, evaluate_open_loop
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec
-from robostig.training import TrainingResult, fit
+from robostig.training import CHECKPOINT, TrainingResult, fit
 
-__all__ = ["Recording", "TrainedModel", "evaluate_artifact", "read_recording", "train_model"]
+__all__ = ["WORKDIR", "Recording", "TrainedModel", "evaluate_artifact", "read_recording", "train_model"]
 
 logger = logging.getLogger(__name__)
+
+WORKDIR = "training"  # in an artifact's folder: history, loss curve, and the checkpoint of an unfinished run
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,14 @@ class Recording:
     def facts(self) -> Dict[str, Any]:
         """Return what an artifact should remember of its data; no path of this machine is among it."""
         if self.arrays is not None:
-            return {"kind": "arrays", "split": self.describe()}
-        assert self.log is not None and self.split is not None
+            digest = hashlib.sha256(b"".join(each.steering.tobytes() for each in self.arrays)).hexdigest()
+            return {"kind": "arrays", "fingerprint": digest, "split": self.describe()}
+        assert self.log is not None and self.split is not None and self.validation_log is not None
         return {
             "kind": "driving log",
             "folder": self.log.source.resolve().parent.name,
             "fingerprint": self.log.fingerprint(),
+            "validation_fingerprint": self.validation_log.fingerprint(),  # the same if stretches were held out
             "rows": len(self.log),
             "rows_left_out": len(self.log.skipped),
             "split": self.split.description,
@@ -168,6 +174,11 @@ def read_recording(
     if validation_folder is None:
         return Recording(log, _split_log(log, config), log)
     other = read_driving_log(validation_folder, on_error=config.on_error)
+    if other.fingerprint() == log.fingerprint():
+        raise ValueError(
+            f"{other.source} is the very recording that is trained on ({log.source}); name another one to hold out, or "
+            "none, and stretches of the first are"
+        )
     description = f"{len(log):,} rows to train on, {len(other):,} rows of a recording of their own held out"
     return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
 
@@ -184,6 +195,7 @@ def train_model(
     *,
     workdir: Union[str, Path, None] = None,
     checkpoint_dir: Union[str, Path, None] = None,
+    keep_checkpoint: bool = False,
 ) -> TrainedModel:
     """Train a registered model, score it on what was held out, and write its artifact.
 
@@ -199,23 +211,29 @@ def train_model(
         Where history and loss curve go; ``training`` inside ``out`` if None.
     checkpoint_dir
         Where the checkpoint goes, from which an interrupted run is resumed; ``workdir`` if None.
+    keep_checkpoint
+        Whether to leave it there when all is done, as in :func:`robostig.training.fit`.
 
     Raises
     ------
     ValueError
         For an unknown model, and as :func:`robostig.training.fit`.
+    OSError
+        If ``out`` cannot be written to; that shows before the first frame is decoded.
     """
     spec = get_spec(config.model)
     net = get_model(config.model)
-    context = choose_contexts(config.device)[0]
+    out = make_folder(out)
     train, validation = recording.open(spec.input, config)
-    workdir = Path(out) / "training" if workdir is None else workdir
-    result = fit(net, train, validation, config, workdir=workdir, checkpoint_dir=checkpoint_dir)
-    training_mean = float(train.steering.mean())
-    pilot = Pilot(net, train.spec, context=context, facts={"model": config.model})
+    workdir = out / WORKDIR if workdir is None else Path(workdir)
+    checkpoint_dir = workdir if checkpoint_dir is None else Path(checkpoint_dir)
+    # The checkpoint stays until the artifact is there: what comes after training can fail, or be interrupted, too.
+    result = fit(net, train, validation, config, workdir=workdir, checkpoint_dir=checkpoint_dir, keep_checkpoint=True)
+    training_mean = float(train.steering.mean(dtype=np.float64))
+    pilot = Pilot(net, train.spec, facts={"model": config.model})
     open_loop = recording.evaluate(pilot, training_mean)
     parameters = int(sum(np.prod(each.shape) for each in net.collect_params().values()))
-    trained = TrainedModel(config.model, Path(out), parameters, result, open_loop)
+    trained = TrainedModel(config.model, out, parameters, result, open_loop)
     facts = {
         "model": config.model,
         "reference": spec.reference,
@@ -224,6 +242,8 @@ def train_model(
         "scores": trained.summarize(),
     }
     save_artifact(out, net, train.spec, facts)
+    if not keep_checkpoint:
+        (checkpoint_dir / CHECKPOINT).unlink(missing_ok=True)
     logger.info("%s is trained: rmse=%.5f on the held-out frames, in %s", config.model, open_loop.scores["rmse"], out)
     return trained
 
@@ -240,8 +260,8 @@ def evaluate_artifact(
     folder
         A driving log.
     rows
-        ``"held-out"``: the stretches that were held out when the artifact was trained on this very log; ``"all"``:
-        every row; ``"auto"``: held-out if it was this log, else all.
+        ``"held-out"``: what of this log was held out when the artifact was trained; ``"all"``: every row; ``"auto"``:
+        what was held out, or every row if nothing was.
     on_error
         What to do with bad rows, as in :func:`~robostig.driving_log.read_driving_log`.
 
@@ -259,17 +279,28 @@ def evaluate_artifact(
         raise ValueError(f"rows is {rows!r}; it is auto, held-out or all")
     pilot = Pilot.load(artifact, context=choose_contexts("auto")[0])
     log = read_driving_log(folder, on_error=on_error)
-    data = pilot.facts.get("data", {})  # an artifact saved from a notebook may know nothing of its data
-    same = data.get("fingerprint") == log.fingerprint()
-    if rows == "held-out" and not same:
-        raise ValueError(
-            f"{artifact} was not trained on {log.source}, so that nothing of it was held out; use --rows all"
-        )
-    numbers, which = np.arange(len(log)), f"all {len(log):,} rows of a log that it was not trained on"
-    if same and rows == "all":
-        which = f"all {len(log):,} rows, most of which it was trained on"
-    elif same:
-        split = _split_log(log, TrainingConfig.from_dict(pilot.facts["config"]))
-        numbers, which = split.validation, f"the {len(split.validation):,} held-out rows: {split.description}"
+    data = pilot.facts.get("data", {})
+    numbers, which = _choose_rows(log, data, pilot.facts.get("config", {}), rows)
+    if which is None:
+        raise ValueError(f"nothing of {log.source} was held out from {artifact}; use --rows all")
     label = pilot.facts["model"]
     return evaluate_on_log(pilot.steer, log, numbers, training_mean=data.get("training_mean", 0.0), label=label), which
+
+
+def _choose_rows(
+    log: DrivingLog, data: Mapping[str, Any], config: Mapping[str, Any], rows: str
+) -> Tuple[np.ndarray, Optional[str]]:
+    """Return the rows to score an artifact on, and what they are: None if there are no held-out ones to be had."""
+    everything, fingerprint = np.arange(len(log)), log.fingerprint()
+    trained_on = data.get("fingerprint") == fingerprint
+    held_out = data.get("validation_fingerprint") == fingerprint
+    if rows != "all" and trained_on and held_out:
+        split = _split_log(log, TrainingConfig.from_dict(config))
+        return split.validation, f"the {len(split.validation):,} held-out rows: {split.description}"
+    if held_out and not trained_on:
+        return everything, f"all {len(log):,} rows of the recording that was held out"
+    if rows == "held-out":
+        return everything, None
+    if trained_on:
+        return everything, f"all {len(log):,} rows of the recording that it was trained on"
+    return everything, f"all {len(log):,} rows of a recording other than the one it was trained on"

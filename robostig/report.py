@@ -16,7 +16,7 @@ import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import cv2
 import jinja2
@@ -25,17 +25,15 @@ import numpy as np
 
 import robostig
 from robostig import figures
+from robostig._files import make_folder, replace_file
 from robostig.backend import mx
+from robostig.comparison import CAVEAT, REPORT, Comparison
 from robostig.config import TrainingConfig
 from robostig.driving_log import read_picture
 from robostig.metrics import DEGREES, STRAIGHT, score_steering
 
-if TYPE_CHECKING:
-    from robostig.comparison import Comparison
+__all__ = ["write_report"]
 
-__all__ = ["REPORT", "write_report"]
-
-REPORT = "report.html"
 TEMPLATE = "report.html.j2"
 MISSING = "–"
 
@@ -109,23 +107,16 @@ def write_report(comparison: Comparison, out: Union[str, Path]) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template(TEMPLATE).render(_collect(comparison))
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / f"{REPORT}.partial"
-    try:
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(partial, out / REPORT)
-    finally:
-        if partial.exists():
-            partial.unlink()
-    return out / REPORT
+    path = make_folder(out) / REPORT
+    with replace_file(path) as file:
+        file.write(page.encode("utf-8", "replace"))
+    return path
 
 
 def _collect(comparison: Comparison) -> Dict[str, Any]:
     """Return everything that the template shows."""
     log, split = comparison.log, comparison.split
-    clock, breaks = log.driving_clock()[split.validation], log.find_breaks()[split.validation]
-    breaks = breaks | (np.diff(split.validation, prepend=-2) != 1)
+    clock, breaks = log.driving_clock()[split.validation], log.find_breaks(split.validation)
     human = log.steering[split.validation]
     predicted = {name: model.open_loop.predicted for name, model in comparison.models.items()}
     mean = float(log.steering[split.train].mean())
@@ -136,6 +127,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
     histories = {name: model.training.history for name, model in comparison.models.items()}
     return {
         "headline": headline,
+        "caveat": CAVEAT,
         "reason": reason,
         "choice": comparison.choice,
         "rows": rows,

@@ -151,7 +151,7 @@ def _read_npy(body: Union[str, bytes]) -> np.ndarray:
 
 def _read_picture(body: Union[str, bytes]) -> np.ndarray:
     data = _as_bytes(body)
-    whole = (data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-64:]) or (
+    whole = (data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-4096:]) or (
         data[:4] == b"\x89PNG" and b"IEND" in data[-64:]
     )
     try:
@@ -172,6 +172,9 @@ def _read_size(data: bytes) -> Tuple[int, int]:
         return height, width
     position = 2
     while position + 9 <= len(data):
+        if data[position : position + 2] == b"\xff\xff":  # padding
+            position += 1
+            continue
         marker, length = struct.unpack(">HH", data[position : position + 4])
         if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # start of frame
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])

@@ -7,21 +7,20 @@ call :func:`fit`.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import math
-import os
 import time
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
 
+from robostig._files import make_folder, replace_file
 from robostig.augmentation import Augmentation
 from robostig.backend import choose_contexts, mx
 from robostig.config import TrainingConfig
@@ -120,6 +119,7 @@ def fit(
     *,
     workdir: Union[str, Path, None] = None,
     checkpoint_dir: Union[str, Path, None] = None,
+    keep_checkpoint: bool = False,
 ) -> TrainingResult:
     """Train a network and leave the best epoch's parameters in it.
 
@@ -130,12 +130,15 @@ def fit(
     train, validation
         Preprocessed alike. Only the training rows are balanced and augmented.
     config
-        The settings; its ``model`` is not looked at.
+        The settings. Its ``model`` does not matter here, but must be the same for a checkpoint to be resumed.
     workdir
         Where ``history.csv`` and ``loss_curve.png`` go; nothing is written if None.
     checkpoint_dir
         Where the checkpoint goes; ``workdir`` if None. A checkpoint of an interrupted run with the same settings is
-        resumed, with the same result as if it had not been interrupted; a finished run removes its checkpoint.
+        resumed, with the same result as if it had not been interrupted.
+    keep_checkpoint
+        Whether a finished run leaves its checkpoint, for a caller with more to do that might be interrupted; the run
+        that resumes it has nothing left to train.
 
     Raises
     ------
@@ -154,8 +157,8 @@ def fit(
         )
     _prepare(net, train, contexts, config)
     run = _Run(net, make_loader(train, config), validation, config, contexts)
-    folder = _make_folder(workdir)
-    checkpoints = _make_folder(checkpoint_dir) or folder
+    folder = make_folder(workdir) if workdir is not None else None
+    checkpoints = make_folder(checkpoint_dir) if checkpoint_dir is not None else folder
     if checkpoints is not None:
         run.resume(checkpoints / CHECKPOINT)
     resumed_from = len(run.history)
@@ -182,11 +185,9 @@ def fit(
     )
     run.restore_best()
     if folder is not None:
-        _write_history(
-            folder / HISTORY, run.history
-        )  # again: a run killed after its last checkpoint has no line to add
+        _write_history(folder / HISTORY, run.history)  # again: a run killed after its last checkpoint adds no line
         _draw_history(folder / LOSS_CURVE, result)
-    if checkpoints is not None:
+    if checkpoints is not None and not keep_checkpoint:
         (checkpoints / CHECKPOINT).unlink(missing_ok=True)
     logger.info(
         "best epoch %d of %d: validation_rmse=%.5f", result.best_epoch, len(result.history), result.validation_rmse
@@ -307,7 +308,7 @@ class _Run:
         config = self.config
         if epoch < config.warmup_epochs:
             # Half a step ahead, so that the first step is not wasted on a rate of zero.
-            return config.learning_rate * (epoch + 0.5 / len(self.loader)) / config.warmup_epochs
+            return config.learning_rate * min(1.0, (epoch + 0.5 / len(self.loader)) / config.warmup_epochs)
         if config.schedule == "constant":
             return config.learning_rate
         done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
@@ -359,12 +360,11 @@ class _Run:
         for index, state in self.trainer._updaters[0].states.items():
             for position, part in enumerate(_as_tuple(state)):
                 arrays[f"state/{index}/{position}"] = part.asnumpy()
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        # As np.savez, whose archive cannot be closed in peace on a full disk.
+        with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, value in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, value, allow_pickle=False)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint, if there is one."""
@@ -432,18 +432,13 @@ def _prepare(
     frame = train.read([0])
     try:
         for context in contexts:  # shapes follow from a first frame
-            predict(net, frame, context)
+            answers = predict(net, frame, context)
+            if len(answers) != 1:
+                raise ValueError(f"it answers one frame with {len(answers)} numbers, and one is wanted")
     except (ValueError, mx.MXNetError) as error:
         reason = str(error).strip().splitlines()[-1]
         size = f"{train.spec.height}x{train.spec.width}"
-        raise ValueError(f"frames of {size} do not fit the network: {reason}") from error
-
-
-def _make_folder(path: Union[str, Path, None]) -> Optional[Path]:
-    if path is None:
-        return None
-    Path(path).mkdir(parents=True, exist_ok=True)
-    return Path(path)
+        raise ValueError(f"the network does not take frames of {size}: {reason}") from error
 
 
 def _derive_seed(seed: int, epoch: int) -> int:
@@ -462,13 +457,10 @@ def _as_tuple(state: Any) -> Tuple[mx.nd.NDArray, ...]:
 
 
 def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(EpochRecord)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(record) for record in history)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue())
-    os.replace(partial, path)
+    with replace_file(path, "w") as file:
+        writer = csv.DictWriter(file, [each.name for each in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in history)
 
 
 def _draw_history(path: Path, result: TrainingResult) -> None:

@@ -72,3 +72,30 @@ def make_recording(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put two models that train in no time, tiny1 and tiny2, in place of the zoo's, for the length of a test."""
+    from robostig.backend import mx
+    from robostig.models import register, registry
+    from robostig.preprocessing import InputSpec
+
+    nn = mx.gluon.nn
+    monkeypatch.setattr(registry, "_MODELS", {})
+
+    class Tiny(nn.HybridSequential):
+        """A line through pixels."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(prefix=f"{name}_")
+            with self.name_scope():
+                self.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0), nn.Flatten(), nn.Dense(1))
+
+    for name in ("tiny1", "tiny2"):
+
+        def build(name: str = name) -> Tiny:
+            """Build a small model."""
+            return Tiny(name)
+
+        register(name, input=InputSpec(6, 12), parameters=217, reference="none")(build)

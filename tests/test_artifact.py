@@ -192,3 +192,9 @@ def test_no_module_that_loads_models_knows_pickle(module):
     assert not re.search(
         r"(import|from) (pickle|dill|joblib|marshal)|allow_pickle=True", Path(module.__file__).read_text()
     )
+
+
+def test_facts_without_a_model_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="the facts need a 'model'"):
+        save_artifact(tmp_path / "artifact", make_net(1), SPEC, {"mode": "x"})
+    assert not (tmp_path / "artifact").exists()

@@ -14,9 +14,7 @@ from robostig.comparison import choose, compare
 from robostig.config import TrainingConfig
 from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
-from robostig.models import register, registry
 from robostig.pipeline import TrainedModel, evaluate_artifact
-from robostig.preprocessing import InputSpec
 from robostig.training import EpochRecord, TrainingResult
 
 nn = mx.gluon.nn
@@ -71,28 +69,6 @@ def test_a_single_model_is_chosen_and_says_so():
 def test_models_worse_than_answering_the_mean_come_with_a_warning(count):
     models = {name: make_driver(name, make_noise(seed, 0.9), 1.0) for seed, name in enumerate("ab"[:count])}
     assert choose(models, BLOCKS)[1].endswith("record more driving before letting one drive.")
-
-
-@pytest.fixture
-def zoo(monkeypatch):
-    """Add two models so small that they train in no time, for the length of a test."""
-    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
-
-    class Tiny(nn.HybridSequential):
-        """A line through pixels."""
-
-        def __init__(self, name: str) -> None:
-            super().__init__(prefix=f"{name}_")
-            with self.name_scope():
-                self.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0), nn.Flatten(), nn.Dense(1))
-
-    for name in ("tiny1", "tiny2"):
-
-        def build(name: str = name) -> Tiny:
-            """Build a small model."""
-            return Tiny(name)
-
-        register(name, input=InputSpec(6, 12), parameters=6 * 12 * 3 + 1, reference="none")(build)
 
 
 def test_a_comparison_trains_scores_chooses_and_writes_it_down(zoo, make_recording, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 
 from robostig.config import TrainingConfig
@@ -64,6 +65,11 @@ def test_booleans_are_read_and_not_cast(text, expected, quoted):
 )
 def test_texts_are_parsed_as_sagemaker_and_tuners_send_them(name, text, expected):
     assert getattr(TrainingConfig.from_dict({name: text}), name) == expected
+
+
+def test_numpys_numbers_and_capitals_are_understood():
+    config = TrainingConfig(epochs=np.int64(3), learning_rate=np.float32(0.5), optimizer="Adam")
+    assert (config.epochs, config.learning_rate, config.optimizer) == (3, 0.5, "adam")
 
 
 @pytest.mark.parametrize(

@@ -297,13 +297,13 @@ def test_a_missing_array_is_named(arrays, name):
         ("train_X", lambda x: x / 127.5 - 1, "holds values from -.* frames are 0..255"),
         ("train_X", lambda x: x * 2, "frames are 0..255"),
         ("valid_X", lambda x: np.where(x == x.max(), np.nan, x), "holds values from nan to nan"),
-        ("train_X", lambda x: x[:7], "8 steering values for {'center': 7} frames"),
+        ("train_X", lambda x: x[:7], "train_X.npy has 7 frames and train_Y.npy 8 labels"),
         ("valid_X", lambda x: x[:, :, :100], "66x200, the validation frames 66x100; they must agree"),
         ("train_X", lambda x: x.astype(str)[:, :2, :2], "holds <U.*; frames and labels are numbers"),
         ("train_Y", lambda y: y * 25, "has labels that are not in -1..1"),
         ("train_Y", lambda y: y * np.nan, "has labels that are not in -1..1"),
         ("train_Y", lambda y: y > 0, "holds bool"),
-        ("train_Y", lambda y: np.stack([y, y], 1), "16 steering values for {'center': 8} frames"),
+        ("train_Y", lambda y: np.stack([y, y], 1), "train_X.npy has 8 frames and train_Y.npy 16 labels"),
     ],
 )
 def test_arrays_of_anything_else_are_refused(arrays, name, spoil, message):

@@ -135,6 +135,26 @@ def test_a_header_may_name_fewer_columns(folder):
     assert list(log.pictures) == ["center"] and log.speed_mph.tolist() == [0.0] * 4
 
 
+def test_pictures_behind_a_link_are_found_and_a_link_in_a_circle_ends(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "IMG").symlink_to(folder / "IMG")
+    (tmp_path / "linked" / "again").symlink_to(tmp_path / "linked")
+    log = read(tmp_path / "linked", write_rows())
+    assert len(log) == 4 and log.unused_pictures == 0
+
+
+def test_pictures_elsewhere_do_not_count_as_unused(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    log = read(tmp_path / "other", write_rows(f"{folder}/IMG/"))
+    assert len(log) == 4 and log.unused_pictures == 0
+
+
+def test_a_picture_may_go_on_after_its_end(folder):
+    path = folder / "IMG" / name_picture("center", 1)
+    path.write_bytes(path.read_bytes() + bytes(1000))
+    assert len(read(folder, write_rows())) == 4
+
+
 def test_pictures_without_a_row_are_counted(folder):
     log = read(folder, "".join(write_rows().splitlines(keepends=True)[:3]))
     assert log.unused_pictures == 3
@@ -312,7 +332,8 @@ def test_a_picture_is_rgb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "is empty"), (b"GIF89a" * 20, "is cut off"), (b"no picture\xff\xd9", "can be decoded")]
+    ("data", "message"),
+    [(b"", "is empty"), (b"GIF89a" * 20, "neither a JPEG"), (b"\xff\xd8\xff\xd9", "can be decoded")],
 )
 def test_what_is_no_picture_is_refused(tmp_path, data, message):
     (tmp_path / "frame.jpg").write_bytes(data)
@@ -401,6 +422,24 @@ def test_a_log_without_times_is_split_as_if_recorded_at_15_hz():
         warnings.simplefilter("error")
         split = split_by_time(make_log(np.full(3000, np.nan)))
     np.testing.assert_array_equal(split.validation, split_by_time(drive(200.0)).validation)
+
+
+def test_rows_out_of_order_do_not_leak_into_training():
+    log = drive(200.0)
+    shuffled = make_log(np.random.default_rng(0).permutation(log.time_s))
+    split = split_by_time(shuffled, fraction=0.02, gap_s=1.0)
+    held_out = shuffled.time_s[split.validation]
+    apart = np.abs(shuffled.time_s[split.train][:, None] - held_out).min()
+    assert apart >= 1.0
+    with pytest.raises(ValueError, match="not in the order of time, sort them"):
+        split_by_time(shuffled)
+
+
+def test_rows_that_stand_twice_are_not_both_trained_on_and_held_out():
+    log = drive(100.0)
+    twice = make_log(np.concatenate([log.time_s, log.time_s[300:600]]))
+    split = split_by_time(twice)
+    assert not set(twice.time_s[split.train]) & set(twice.time_s[split.validation])
 
 
 def test_a_drive_that_is_too_short_is_refused():

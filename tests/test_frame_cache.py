@@ -166,19 +166,25 @@ def test_files_in_use_are_kept_and_count(tmp_path, cache):
     first = CachedFrames(draw_pictures(tmp_path / "1", seed=1), SPEC, folder=cache)
     names = list_names(cache)
     os.utime(cache / names[0], (1, 1))  # the oldest, but in use
-    (cache / "unused.npy").write_bytes(bytes(6 * FRAME_BYTES))
+    unused, users_own = f"{'0' * 40}.npy", "train_X.npy"
+    for name in (unused, users_own):
+        (cache / name).write_bytes(bytes(6 * FRAME_BYTES))
     pictures = draw_pictures(tmp_path / "2", seed=2)
     second = CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(8) + HEADER_BYTES / 1e9)
-    assert set(names) < set(list_names(cache)) and "unused.npy" not in list_names(cache)
+    assert {*names, users_own} < set(list_names(cache)) and unused not in list_names(cache)
     assert first.mapped == 6 and second.mapped == 2
     np.testing.assert_array_equal(second.read(range(6)), expect(pictures))
 
 
-@pytest.mark.parametrize("fault", ["cut off", "no picture"])
+FAULTS = {"cut off": "cut off", "no picture": "neither a JPEG", "garbled": "no picture"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_build_that_fails_names_the_picture_and_leaves_no_file(pictures, cache, fault):
     data = Path(pictures[3]).read_bytes()
-    Path(pictures[3]).write_bytes(data[:-40] if fault == "cut off" else b"no picture\xff\xd9")
-    with pytest.raises(ValueError, match=f"center_3.jpg:? .*is {fault}"):
+    damaged = {"cut off": data[:-40], "no picture": b"no picture\xff\xd9", "garbled": data[:4] + b"\xff\xd9"}
+    Path(pictures[3]).write_bytes(damaged[fault])
+    with pytest.raises(ValueError, match=f"center_3.jpg:? .*is {FAULTS[fault]}"):
         CachedFrames(pictures, SPEC, folder=cache)
     assert list_names(cache) == []
 
@@ -191,11 +197,12 @@ def test_a_picture_that_is_not_there_is_named(pictures, cache):
 
 def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(pictures, cache):
     cache.mkdir()
-    for name, age in (("dead.partial", 25 * 3600), ("alive.partial", 60)):
+    dead, alive = (f"{'0' * 40}.npy.{process}-0123abcd.partial" for process in (1, 2))
+    for name, age in ((dead, 25 * 3600), (alive, 60)):
         (cache / name).write_bytes(b"half")
         os.utime(cache / name, (time.time() - age,) * 2)
     CachedFrames(pictures, SPEC, folder=cache)
-    assert "dead.partial" not in list_names(cache) and "alive.partial" in list_names(cache)
+    assert dead not in list_names(cache) and alive in list_names(cache)
 
 
 def test_two_processes_build_at_once(pictures, cache):
@@ -255,3 +262,23 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / ".cache" / "robostig"
+
+
+@pytest.mark.parametrize("size", [0, 100, 400])
+def test_a_damaged_file_is_built_again(pictures, cache, size, caplog):
+    CachedFrames(pictures, SPEC, folder=cache)
+    (name,) = list_names(cache)
+    os.truncate(cache / name, size)
+    again = CachedFrames(pictures, SPEC, folder=cache)
+    assert again.mapped == len(pictures) and "damaged" in caplog.text
+    np.testing.assert_array_equal(again.read(range(len(pictures))), expect(pictures))
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ROBOSTIG_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert default_cache_folder().is_absolute()

@@ -12,7 +12,7 @@ import robostig
 
 PACKAGE = Path(robostig.__file__).parent
 FLOORS = (
-    ("_compat", "config", "preprocessing", "metrics", "driving_log"),
+    ("_compat", "_files", "config", "preprocessing", "metrics", "driving_log"),
     ("backend", "frame_cache", "augmentation", "figures"),
     ("artifact", "models", "data"),
     ("pilot",),

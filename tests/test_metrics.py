@@ -129,3 +129,8 @@ def test_models_scored_on_different_frames_are_refused():
 
 def test_latency_in_milliseconds():
     assert summarize_latency(np.arange(101) / 1000) == pytest.approx({"p50": 50.0, "p99": 99.0})
+
+
+def test_a_constant_drive_has_no_ratio_to_its_mean():
+    human = np.full(50, 0.3, np.float32)
+    assert score_steering(human + 0.1, human, training_mean=0.3)["rmse_to_mean_baseline"] is None

@@ -215,7 +215,7 @@ def test_an_answer_that_is_not_accepted_is_refused(pilot):
 
 
 def test_an_answer_that_is_not_a_number_is_the_servers_error_and_never_sent(pilot):
-    broken = Pilot(lambda frames: mx.nd.full((len(frames), 1), np.nan), SPEC)
+    broken = Pilot(lambda frames: mx.nd.full((len(frames), 1), np.nan), SPEC, context=mx.cpu())
     with pytest.raises(Exception, match="not a number") as caught:
         transform_fn(broken, PNG, "image/png")
     assert caught.value.status_code == 500 and not isinstance(caught.value, RequestError)

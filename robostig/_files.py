@@ -1,0 +1,63 @@
+"""Files that are there whole or not at all: written beside, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import IO, Any, Iterator, Union
+
+__all__ = ["make_folder", "replace_file"]
+
+
+@contextlib.contextmanager
+def replace_file(path: Union[str, Path], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file for writing that takes the place of ``path`` when the block ends without an error.
+
+    Parameters
+    ----------
+    path
+        The file; one that is there stays as it is until then.
+    mode
+        ``"wb"``, or ``"w"`` for text in UTF-8.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, naming it; nothing is left behind.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with old emptiness
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename and error.filename != str(partial):
+            raise  # of something else that went wrong inside of the block
+        raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_folder(path: Union[str, Path]) -> Path:
+    """Make a folder, if it is not there, and make sure that it can be written to.
+
+    Raises
+    ------
+    OSError
+        If it cannot, naming it.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; name a folder to write to")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {path} ({error.strerror or error}); name another folder") from error
+    return path

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from robostig import pipeline
+from robostig.artifact import read_facts
+from robostig.comparison import compare
+from robostig.config import TrainingConfig
+from robostig.pipeline import evaluate_artifact, read_recording, train_model
+from robostig.training import CHECKPOINT
+
+CONFIG = TrainingConfig(model="tiny1", epochs=2, batch_size=16, gap_s=0.2, device="cpu")
+
+pytestmark = pytest.mark.usefixtures("zoo")
+
+
+@pytest.fixture
+def drives(make_recording):
+    return [make_recording(60, name=name, size=(32, 64), seed=seed) for seed, name in enumerate("abc")]
+
+
+def test_held_out_stretches_are_scored_where_the_model_was_trained_on_the_log(drives, tmp_path):
+    first, _, other = drives
+    trained = train_model(CONFIG, read_recording(first, CONFIG), tmp_path / "out")
+    open_loop, which = evaluate_artifact(tmp_path / "out", first)
+    assert open_loop.scores == trained.open_loop.scores and "held-out rows" in which
+    assert "that it was trained on" in evaluate_artifact(tmp_path / "out", first, rows="all")[1]
+    assert "other than the one" in evaluate_artifact(tmp_path / "out", other)[1]
+    with pytest.raises(ValueError, match=r"nothing of .* was held out"):
+        evaluate_artifact(tmp_path / "out", other, rows="held-out")
+
+
+def test_a_log_of_its_own_is_held_out_as_a_whole(drives, tmp_path):
+    first, second, _ = drives
+    trained = train_model(CONFIG, read_recording(first, CONFIG, validation_folder=second), tmp_path / "out")
+    open_loop, which = evaluate_artifact(tmp_path / "out", second, rows="held-out")
+    assert open_loop.scores == trained.open_loop.scores and "that was held out" in which
+    assert "that it was trained on" in evaluate_artifact(tmp_path / "out", first)[1]
+    with pytest.raises(ValueError, match=r"nothing of .* was held out"):
+        evaluate_artifact(tmp_path / "out", first, rows="held-out")
+
+
+def test_a_recording_cannot_be_held_out_from_itself(drives):
+    with pytest.raises(ValueError, match="the very recording that is trained on"):
+        read_recording(drives[0], CONFIG, validation_folder=drives[0])
+
+
+def test_what_fails_after_training_does_not_cost_the_training(drives, tmp_path, monkeypatch, caplog):
+    recording, out = read_recording(drives[0], CONFIG), tmp_path / "out"
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(pipeline, "save_artifact", fail)
+        train_model(CONFIG, recording, out)
+    caplog.set_level(logging.INFO)
+    train_model(CONFIG, recording, out)
+    assert "resumed after epoch 2" in caplog.text and "epoch=1" not in caplog.text
+    assert read_facts(out)["model"] == "tiny1" and not (out / "training" / CHECKPOINT).exists()
+
+
+def test_an_interrupted_comparison_trains_nothing_twice_and_leaves_no_outdated_answer(
+    drives, tmp_path, monkeypatch, caplog
+):
+    out, models = tmp_path / "out", ["tiny1", "tiny2"]
+    compare(drives[0], models, out, CONFIG)
+    train = pipeline.train_model
+
+    def interrupt(config, *args, **kwargs):
+        if config.model == "tiny2":
+            raise KeyboardInterrupt
+        return train(config, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("robostig.comparison.train_model", interrupt)
+        compare(drives[0], models, out, CONFIG)
+    assert not (out / "comparison.json").exists()
+    caplog.set_level(logging.INFO)
+    compare(drives[0], models, out, CONFIG)
+    assert caplog.text.count("epoch=1 ") == 1  # tiny2's alone
+    assert (out / "comparison.json").exists() and not list(out.glob(f"*/training/{CHECKPOINT}"))
