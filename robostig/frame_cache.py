@@ -192,6 +192,7 @@ class CachedFrames:
         return digest.hexdigest()[:40]
 
     def _build(self, path: Path, count: int, label: str) -> None:
+        started = time.perf_counter()
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
         with replace_file(path) as file, tqdm(total=count, desc=f"decoding {label}", unit="frame", disable=None) as bar:
             np.lib.format.write_array_header_1_0(file, header)
@@ -199,6 +200,7 @@ class CachedFrames:
                 for frame in frames:
                     file.write(frame.data)
                 bar.update(len(frames))
+        logger.info("decoded %s %s in %.1f s", f"{count:,}", label, time.perf_counter() - started)
 
 
 @lru_cache(maxsize=None)
