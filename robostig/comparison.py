@@ -106,12 +106,12 @@ def compare(
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
     logger.info(recording.describe())
     out = make_folder(out)
-    for outdated in (COMPARISON, REPORT):  # they would describe other artifacts than those beside them
-        (out / outdated).unlink(missing_ok=True)
-    # Checkpoints stay until all is done: an interrupted comparison then has nothing to train twice.
-    trained = {
-        name: train_model(replace(config, model=name), recording, out / name, keep_checkpoint=True) for name in models
-    }
+    trained = {}
+    for name in models:
+        # Checkpoints stay until all is done: an interrupted comparison then has nothing to train twice.
+        trained[name] = train_model(replace(config, model=name), recording, out / name, keep_checkpoint=True)
+        for outdated in (COMPARISON, REPORT):  # they would describe another artifact than the one beside them now
+            (out / outdated).unlink(missing_ok=True)
     clock = recording.log.driving_clock()[recording.split.validation]
     choice, reason = choose(trained, (clock / BLOCK_S).astype(int))
     comparison = Comparison(trained, choice, reason, recording.log, recording.split, config)
