@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
 
-__all__ = ["make_folder", "replace_file"]
+__all__ = ["fill_folder", "make_folder", "replace_file"]
 
 
 @contextlib.contextmanager
@@ -42,6 +43,36 @@ def replace_file(path: Union[str, Path], mode: str = "wb") -> Iterator[IO[Any]]:
         raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def fill_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """Give a new folder to fill, beside ``path``, that gets that name when the block ends without an error.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something of that name already that is not an empty folder.
+    OSError
+        If it cannot be written to; nothing is left behind.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; name another folder, or remove it first")
+    parent = make_folder(path.absolute().parent)
+    partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=parent))
+    try:
+        partial.chmod(0o777 & ~_read_umask())  # mkdtemp's folders are for one user alone
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def make_folder(path: Union[str, Path]) -> Path:

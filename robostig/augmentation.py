@@ -22,17 +22,17 @@ from typing import Tuple
 import cv2
 import numpy as np
 
+from robostig import camera
 from robostig.preprocessing import InputSpec
 
 __all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "apply"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
-# Where the horizon is, as a share of a frame's height, and how far a side camera's picture is moved for each row below
-# it, as a share of the width for the whole height: fitted to the centre and side pictures of the simulator.
-HORIZON = 64 / 160
-SIDE_CAMERA_SLOPE = 0.7 * 160 / 320
+# How far a side camera sees flat ground moved: for each row below the horizon, as a share of the width for the height.
+SIDE_CAMERA_SLOPE = camera.ASIDE_M["right"] / camera.HEIGHT_M * camera.HEIGHT / camera.WIDTH
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
 BRIGHTNESS = (0.8, 1.2)
+TINT = 0.18  # at most so much more or less of red, and of blue: from noon to evening
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Draw:
         float, how far the viewpoint moves to the left: 1 is where the left camera is, -1 the right.
     light
         float, factor of the whole frame's brightness.
+    tint
+        (n, 2) float, -1..1: less or more red, less or more blue.
     shadow_edge
         (n, 2) float, where the shadow's edge meets the top and the bottom row, as a share of the width.
     shadow_light
@@ -60,6 +62,7 @@ class Draw:
     flip: np.ndarray
     shift: np.ndarray
     light: np.ndarray
+    tint: np.ndarray
     shadow_edge: np.ndarray
     shadow_light: np.ndarray
     scenery: np.ndarray
@@ -85,6 +88,8 @@ class Augmentation:
         One side of a random line gets 0.5 to 0.75 of its light, default 0.3.
     brightness
         The whole frame gets 0.8 to 1.2 of its light, default 0.5.
+    tint
+        The light's colour changes, default 0.5: a network that has seen one afternoon knows one colour of road.
     scenery
         What is above the horizon comes from another frame of the batch, default 0.75: sky and hills tell where on the
         track a frame was taken, and a network that learns that by heart is lost on any other road.
@@ -101,20 +106,22 @@ class Augmentation:
     shift: float = 0.5
     shadow: float = 0.3
     brightness: float = 0.5
+    tint: float = 0.5
     scenery: float = 0.75
     correction: float = CAMERA_CORRECTION
 
     def __post_init__(self) -> None:
-        for name in ("flip", "shift", "shadow", "brightness", "scenery"):
+        for name in ("flip", "shift", "shadow", "brightness", "tint", "scenery"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"the probability of {name} is {value}; it must be between 0 and 1")
 
     def draw(self, count: int, generator: np.random.Generator) -> Draw:
         """Draw what happens to each of ``count`` frames; takes the same amount of randomness whatever the settings."""
-        happens = generator.random((5, count))
+        happens = generator.random((6, count))
         shift = generator.uniform(-1.0, 1.0, count)
         light = generator.uniform(*BRIGHTNESS, size=count)
+        tint = generator.uniform(-1.0, 1.0, (count, 2))
         shadow_edge = generator.random((count, 2))
         shadow_light = generator.uniform(*SHADOW_LIGHT, size=count)
         donors = generator.permutation(count)
@@ -122,6 +129,7 @@ class Augmentation:
             flip=happens[0] < self.flip,
             shift=np.where(happens[1] < self.shift, shift, 0.0),
             light=np.where(happens[2] < self.brightness, light, 1.0),
+            tint=np.where(happens[5][:, None] < self.tint, tint, 0.0),
             shadow_edge=shadow_edge,
             shadow_light=np.where(happens[3] < self.shadow, shadow_light, 1.0),
             scenery=np.where(happens[4] < self.scenery, donors, np.arange(count)),
@@ -152,18 +160,17 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
     horizon = _find_horizon(spec)
     sky = max(0, int(horizon))
     frames[:, :sky] = frames[draw.scenery, :sky]
-    neutral = np.array([0.0, 128.0, 128.0] if spec.color_space == "yuv" else [0.0, 0.0, 0.0])
     for number, frame in enumerate(frames):
         if draw.flip[number]:
             frame[:] = frame[:, ::-1].copy()
         if draw.shift[number]:
             _shift(frame, draw.shift[number], horizon, spec)
-        light, shadow = draw.light[number], draw.shadow_light[number]
+        light, shadow, tint = draw.light[number], draw.shadow_light[number], draw.tint[number]
         shaded = None
         if shadow != 1.0:
-            shaded = cv2.LUT(frame, _light_table(light * shadow, neutral))
-        if light != 1.0:
-            cv2.LUT(frame, _light_table(light, neutral), dst=frame)
+            shaded = cv2.LUT(frame, _light_table(light * shadow, tint, spec.color_space))
+        if light != 1.0 or tint.any():
+            cv2.LUT(frame, _light_table(light, tint, spec.color_space), dst=frame)
         if shaded is not None:
             np.copyto(frame, shaded, where=_left_of(draw.shadow_edge[number], frame.shape)[..., None])
     return frames, draw.steer(steering)
@@ -171,7 +178,7 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
 
 def _find_horizon(spec: InputSpec) -> float:
     """Return the horizon's row in a preprocessed frame; negative if it was cropped away."""
-    return (HORIZON - spec.crop_top) / _share_seen(spec) * spec.height
+    return (camera.HORIZON - spec.crop_top) / _share_seen(spec) * spec.height
 
 
 def _share_seen(spec: InputSpec) -> float:
@@ -190,10 +197,16 @@ def _shift(frame: np.ndarray, shift: float, horizon: float, spec: InputSpec) -> 
         ground[:] = cv2.warpAffine(ground, shear, (width, len(ground)), borderMode=cv2.BORDER_REPLICATE)
 
 
-def _light_table(factor: float, neutral: np.ndarray) -> np.ndarray:
-    """Return (1, 256, 3) uint8: what each value of each channel becomes under ``factor`` times the light."""
-    values = np.arange(256.0)[:, None]
-    return np.clip(np.rint((values - neutral) * factor + neutral), 0, 255).astype(np.uint8)[None]
+def _light_table(factor: float, tint: np.ndarray, color_space: str) -> np.ndarray:
+    """Return (1, 256, 3) uint8: what each value of each channel becomes under so much light of that colour."""
+    values, (red, blue) = np.arange(256.0)[:, None], TINT * tint
+    if color_space == "yuv":
+        # What a tint does to a grey of 128 in YUV is done to all: U is 0.492 (B - Y), V is 0.877 (R - Y).
+        shift = 128.0 * np.array([0.0, 0.492 * (0.886 * blue - 0.299 * red), 0.877 * (0.701 * red - 0.114 * blue)])
+        changed = (values - (0.0, 128.0, 128.0)) * factor + (0.0, 128.0, 128.0) + shift * factor
+    else:
+        changed = values * factor * (1.0 + np.array([red, 0.0, blue]))
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)[None]
 
 
 def _left_of(edge: np.ndarray, shape: Tuple[int, ...]) -> np.ndarray:

@@ -86,6 +86,7 @@ class TrainingConfig:
     shift: float = _option(0.5, "share of frames seen from further left or right, with the steering", low=0.0, high=1.0)
     shadow: float = _option(0.3, "share of frames with a random shadow", low=0.0, high=1.0)
     brightness: float = _option(0.5, "share of frames lightened or darkened", low=0.0, high=1.0)
+    tint: float = _option(0.5, "share of frames in a warmer or colder light", low=0.0, high=1.0)
     scenery: float = _option(0.75, "share of frames that get another frame's view above the horizon", low=0.0, high=1.0)
     validation_fraction: float = _option(
         0.2, "share of the drive that is held out, rounded to one stretch in 2, 3, 4, ...", low=0.01, high=0.5
@@ -164,9 +165,15 @@ class TrainingConfig:
                 group.add_argument(*others, dest=each.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace) -> TrainingConfig:
-        """Build the configuration from what the flags of :meth:`add_arguments` left; raises as :meth:`from_dict`."""
-        return cls.from_dict({each.name: vars(arguments)[each.name] for each in fields(cls) if each.name in arguments})
+    def from_arguments(
+        cls, arguments: argparse.Namespace, *, recipe: Optional[Mapping[str, Any]] = None
+    ) -> TrainingConfig:
+        """Build the configuration from what the flags of :meth:`add_arguments` left; raises as :meth:`from_dict`.
+
+        Where no flag was given, ``recipe`` goes before the defaults.
+        """
+        given = {each.name: vars(arguments)[each.name] for each in fields(cls) if each.name in arguments}
+        return cls.from_dict({**(recipe or {}), **given})
 
     @classmethod
     def tuning_ranges(cls) -> Dict[str, Tuple[Any, ...]]:

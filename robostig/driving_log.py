@@ -13,17 +13,20 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import IO, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
+
+from robostig._files import make_folder
 
 __all__ = [
     "CAMERAS",
     "LOG_NAME",
     "DrivingLog",
+    "DrivingLogWriter",
     "SkippedRow",
     "Split",
     "read_driving_log",
@@ -33,7 +36,9 @@ __all__ = [
 
 CAMERAS = ("center", "left", "right")
 LOG_NAME = "driving_log.csv"
+PICTURES_NAME = "IMG"
 RECORDING_HZ = 15.0  # Udacity's simulator; used where file names carry no time
+JPEG_QUALITY = 75  # in percent, as the simulator's
 
 _COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _ALIASES = {"centre": "center", "steering_angle": "steering", "angle": "steering"}
@@ -242,6 +247,97 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
     if picture is None:
         raise ValueError(f"{name}: {fault or 'is no picture that can be decoded'}; remove its row or restore the file")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+
+
+class DrivingLogWriter:
+    """Writes a driving log as Udacity's simulator does: ``driving_log.csv`` without a header, and pictures in ``IMG/``.
+
+    To a log that is there already, rows are added, as the simulator does. A row is written after its pictures, so that
+    a recording that is cut off is a shorter recording.
+
+    Parameters
+    ----------
+    folder
+        Where to write; made if it is not there.
+    named
+        The folder's name in the log, which holds absolute paths; ``folder`` itself if None.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Union[str, Path], *, named: Union[str, Path, None] = None) -> None:
+        self.folder = make_folder(folder)
+        self._pictures = make_folder(self.folder / PICTURES_NAME)
+        self._named = Path(os.path.abspath(folder if named is None else named)) / PICTURES_NAME
+        self._file: IO[str] = open(self.folder / LOG_NAME, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        self.rows = 0
+
+    def __enter__(self) -> DrivingLogWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def write(
+        self,
+        pictures: Mapping[str, Union[np.ndarray, bytes]],
+        *,
+        steering: float,
+        throttle: float,
+        brake: float,
+        speed_mph: float,
+        time_s: float,
+    ) -> None:
+        """Write a row.
+
+        Parameters
+        ----------
+        pictures
+            Camera name to (H, W, 3) uint8 RGB, or to the bytes of a JPEG; ``"center"`` at least.
+        steering
+            -1..1, 1.0 = full lock (25 degrees) to the right.
+        throttle, brake
+            0..1.
+        speed_mph
+            Miles an hour.
+        time_s
+            Seconds since 1970, to the millisecond: no two rows of a log share one.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it.
+        """
+        clock = datetime(1970, 1, 1) + timedelta(milliseconds=round(time_s * 1000.0))
+        stamp = f"{clock:%Y_%m_%d_%H_%M_%S}_{clock.microsecond // 1000:03d}"
+        cells = []
+        for camera in CAMERAS:
+            if camera not in pictures:
+                cells.append("")
+                continue
+            name = f"{camera}_{stamp}.jpg"
+            picture = pictures[camera]
+            (self._pictures / name).write_bytes(picture if isinstance(picture, bytes) else encode_jpeg(picture))
+            cells.append(str(self._named / name))
+        cells += [f"{value:.7g}" for value in (steering, throttle, brake, speed_mph)]
+        csv.writer(self._file, lineterminator="\n").writerow(cells)
+        self._file.flush()
+        self.rows += 1
+
+
+def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """Return a (H, W, 3) uint8 RGB picture as the bytes of a JPEG file, as Udacity's simulator compresses them."""
+    data: np.ndarray = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )[1]
+    return data.tobytes()
 
 
 def _find_log(path: Path) -> Path:

@@ -3,7 +3,8 @@
 References
 ----------
 Whiteness, the root mean square of the steering's rate of change, is the smoothness measure of Codevilla et al. and of
-Tampuu et al., "A Survey of End-to-End Driving", 2020, arXiv:2003.06404. Errors on a log say little about driving
+Tampuu et al., "A Survey of End-to-End Driving", 2020, arXiv:2003.06404. Autonomy is that of Bojarski et al. 2016,
+arXiv:1604.07316, section 7. Errors on a log say little about driving
 (Codevilla et al. 2018, arXiv:1809.04843): they rank models only roughly.
 """
 
@@ -13,9 +14,19 @@ from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 
-__all__ = ["DEGREES", "STRAIGHT", "measure_whiteness", "resample_rmse", "score_steering", "summarize_latency"]
+__all__ = [
+    "DEGREES",
+    "STRAIGHT",
+    "measure_autonomy",
+    "measure_whiteness",
+    "resample_ratio",
+    "resample_rmse",
+    "score_steering",
+    "summarize_latency",
+]
 
 DEGREES = 25.0  # full lock of the simulator's car: steering 1.0
+INTERVENTION_S = 6.0  # what a person needs to take the wheel, put the car back and hand it over again
 STRAIGHT = 0.04  # 1 degree: below this, the human drives straight
 
 
@@ -109,6 +120,16 @@ def measure_whiteness(steering: np.ndarray, time_s: np.ndarray, breaks: Optional
     return _rms(turned[usable] / steps[usable]) if usable.any() else None
 
 
+def measure_autonomy(interventions: int, elapsed_s: float) -> float:
+    """Return the share of the time in which nobody had to help, in percent: 10 interventions in 600 s are 90 %.
+
+    Each intervention counts as 6 seconds; if they add up to more than all the time, autonomy is 0.
+    """
+    if not elapsed_s > 0.0:
+        raise ValueError(f"autonomy over {elapsed_s:g} seconds means nothing; drive first")
+    return max(0.0, 1.0 - interventions * INTERVENTION_S / elapsed_s) * 100.0
+
+
 def resample_rmse(
     errors: Sequence[np.ndarray], stretch_ids: np.ndarray, *, draws: int = 2000, seed: int = 0
 ) -> np.ndarray:
@@ -137,8 +158,29 @@ def resample_rmse(
     _, inverse = np.unique(np.asarray(stretch_ids), return_inverse=True)
     sizes = np.bincount(inverse)
     squares = np.stack([np.bincount(inverse, weights=np.asarray(error, np.float64) ** 2) for error in errors])
-    chosen = np.random.default_rng(seed).integers(0, len(sizes), (draws, len(sizes)))
-    return np.sqrt(squares[:, chosen].sum(-1) / sizes[chosen].sum(-1)).T
+    return np.sqrt(resample_ratio(squares, np.broadcast_to(sizes, squares.shape), draws=draws, seed=seed))
+
+
+def resample_ratio(totals: np.ndarray, sizes: np.ndarray, *, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Bootstrap several models' ratio of two sums over the same groups: what it is on other groups of the same kind.
+
+    Parameters
+    ----------
+    totals, sizes
+        (models, groups): what is divided (interventions, say, or squares), and by what (seconds, or frames).
+    draws
+        Number of resamples.
+    seed
+        Of the resampling.
+
+    Returns
+    -------
+    numpy.ndarray
+        (draws, models); a row compares all models on the same resample.
+    """
+    groups = totals.shape[1]
+    chosen = np.random.default_rng(seed).integers(0, groups, (draws, groups))
+    return (totals[:, chosen].sum(-1) / sizes[:, chosen].sum(-1)).T
 
 
 def summarize_latency(seconds: Sequence[float]) -> Dict[str, float]:

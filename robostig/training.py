@@ -205,6 +205,7 @@ def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoade
             config.shift,
             config.shadow,
             config.brightness,
+            config.tint,
             config.scenery,
             correction=config.camera_correction,
         ),

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robostig.driving_log import CAMERAS, LOG_NAME, DrivingLog, read_driving_log, read_picture, split_by_time
+from robostig.driving_log import (
+    CAMERAS,
+    LOG_NAME,
+    DrivingLog,
+    DrivingLogWriter,
+    encode_jpeg,
+    read_driving_log,
+    read_picture,
+    split_by_time,
+)
 
 STEERING = ("0", "-0.25", "7.8E-05", "0.5")
 STAMPS = tuple(f"2022_04_28_15_48_0{row}_{row * 70:03d}" for row in range(4))
@@ -469,3 +478,144 @@ def test_the_lake_recording_is_read_as_its_readme_describes_it(lake):
     assert log.steering[1238:].mean() == pytest.approx(0.035, abs=5e-4)
     assert np.median(np.diff(log.time_s)) == pytest.approx(0.07, abs=0.005)
     assert read_picture(log.pictures["left"][7]).shape == (160, 320, 3)
+
+
+NOON = 1651147681.762  # 2022-04-28 12:08:01.762
+FRAME = np.full((16, 32, 3), (200, 100, 50), np.uint8)
+
+
+def write(writer: DrivingLogWriter, row: int = 0, cameras=CAMERAS, frame=FRAME, **values) -> None:
+    values = {
+        "steering": 0.25,
+        "throttle": 0.5,
+        "brake": 0.0,
+        "speed_mph": 30.19027,
+        "time_s": NOON + row / 15,
+        **values,
+    }
+    writer.write(dict.fromkeys(cameras, frame), **values)
+
+
+def test_a_row_is_written_as_the_simulator_does(tmp_path):
+    with DrivingLogWriter(tmp_path / "new" / "out") as writer:
+        write(writer)
+        write(writer, 1, steering=-7.8e-05, throttle=1.0)
+        assert writer.rows == 2
+    stamps = ("2022_04_28_12_08_01_762", "2022_04_28_12_08_01_829")
+    names = [[tmp_path / "new" / "out" / "IMG" / f"{camera}_{stamp}.jpg" for camera in CAMERAS] for stamp in stamps]
+    rows = [
+        ",".join([*map(str, names[0]), "0.25,0.5,0,30.19027"]),
+        ",".join([*map(str, names[1]), "-7.8e-05,1,0,30.19027"]),
+    ]
+    assert (tmp_path / "new" / "out" / LOG_NAME).read_bytes().decode() == "".join(f"{row}\n" for row in rows)
+    assert sorted((tmp_path / "new" / "out" / "IMG").iterdir()) == sorted(names[0] + names[1])
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.uniform(-1.0, 1.0, 20)
+    with DrivingLogWriter(tmp_path) as writer:
+        for row, value in enumerate(values):
+            write(writer, row, steering=value, throttle=abs(value), brake=0.1 * abs(value), speed_mph=30 * abs(value))
+    log = read_driving_log(tmp_path)
+    np.testing.assert_allclose(log.steering, values, rtol=1e-6)
+    np.testing.assert_allclose(log.throttle, np.abs(values), rtol=1e-6)
+    np.testing.assert_allclose(log.brake, 0.1 * np.abs(values), rtol=1e-6)
+    np.testing.assert_allclose(log.speed_mph, 30 * np.abs(values), rtol=1e-6)
+    np.testing.assert_allclose(log.time_s, NOON + np.arange(20) / 15, atol=6e-4)
+    assert not log.unused_pictures and list(log.pictures) == list(CAMERAS)
+    assert np.abs(read_picture(log.pictures["right"][3]).astype(int) - FRAME).max() <= 4
+
+
+def test_rows_are_added_to_a_log_that_is_there(tmp_path):
+    for row in range(3):
+        with DrivingLogWriter(tmp_path) as writer:
+            write(writer, row, steering=row / 10)
+            assert writer.rows == 1
+    np.testing.assert_allclose(read_driving_log(tmp_path).steering, [0.0, 0.1, 0.2], atol=1e-7)
+
+
+@pytest.mark.parametrize("end", ["\n", "", "\r\n"], ids=["newline", "no newline", "Windows"])
+def test_rows_are_added_to_a_log_however_its_last_one_ends(folder, end):
+    """A simulator that was stopped, or an editor, leaves no newline at the end."""
+    (folder / LOG_NAME).write_bytes((write_rows().rstrip("\n") + end).encode())
+    with DrivingLogWriter(folder) as writer:
+        write(writer)
+    np.testing.assert_allclose(read_driving_log(folder).steering, [*map(float, STEERING), 0.25])
+
+
+def test_one_camera_may_be_written_alone(tmp_path):
+    with DrivingLogWriter(tmp_path) as writer:
+        write(writer, cameras=["center"])
+    assert (tmp_path / LOG_NAME).read_text().split(",")[1:3] == ["", ""]
+    assert list(read_driving_log(tmp_path).pictures) == ["center"]
+
+
+def test_bytes_of_a_jpeg_are_written_as_they_came(tmp_path):
+    jpeg = encode_jpeg(FRAME, 93)
+    with DrivingLogWriter(tmp_path) as writer:
+        write(writer, frame=jpeg)
+    assert {path.read_bytes() for path in (tmp_path / "IMG").iterdir()} == {jpeg}
+
+
+def test_rows_are_in_the_file_while_the_drive_goes_on(tmp_path):
+    with DrivingLogWriter(tmp_path) as writer:
+        for row in range(3):
+            write(writer, row)
+            assert len(read_driving_log(tmp_path)) == row + 1
+
+
+def test_a_picture_that_cannot_be_written_is_no_row(tmp_path):
+    with DrivingLogWriter(tmp_path) as writer:
+        write(writer, 0)
+        blocked = tmp_path / "IMG" / "right_2022_04_28_12_08_01_829.jpg"
+        blocked.mkdir()
+        with pytest.raises(OSError, match=blocked.name):
+            write(writer, 1)
+        assert writer.rows == 1 and len((tmp_path / LOG_NAME).read_text().splitlines()) == 1
+        write(writer, 2)  # and it goes on
+    assert len(read_driving_log(tmp_path)) == 2
+
+
+def test_the_folder_may_get_another_name_later(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with DrivingLogWriter("partial", named="out") as writer:
+        write(writer, cameras=["center"])
+    os.rename("partial", "out")
+    (path,) = [row.split(",")[0] for row in Path("out", LOG_NAME).read_text().splitlines()]
+    assert path == str(tmp_path / "out" / "IMG" / "center_2022_04_28_12_08_01_762.jpg") and os.path.isfile(path)
+
+
+def test_paths_are_absolute_however_the_folder_was_named(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    with DrivingLogWriter("../a folder, with commas") as writer:
+        write(writer)
+    log = read_driving_log(tmp_path / "a folder, with commas")
+    text = (tmp_path / "a folder, with commas" / LOG_NAME).read_text()
+    assert text.startswith(f'"{tmp_path}/a folder, with commas/IMG/center_') and len(log) == 1
+
+
+@pytest.mark.parametrize("blocked", ["the folder is a file", "IMG is a file", "the log is a folder", "below a file"])
+def test_a_log_that_cannot_be_written_is_an_error_at_once(tmp_path, blocked):
+    out = tmp_path / "out"
+    if blocked == "the folder is a file":
+        out.write_text("mine")
+    elif blocked == "below a file":
+        (tmp_path / "file").write_text("mine")
+        out = tmp_path / "file" / "out"
+    else:
+        (out / (LOG_NAME if "log" in blocked else "nothing")).mkdir(parents=True)
+        if "IMG" in blocked:
+            (out / "IMG").write_text("mine")
+    with pytest.raises(OSError, match=str(tmp_path)):
+        DrivingLogWriter(out)
+
+
+def test_a_jpeg_is_rgb_and_about_as_small_as_the_simulators():
+    data = encode_jpeg(FRAME)
+    assert data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9") and type(data) is bytes
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded.astype(int) - FRAME).max() <= 4
+    noise = np.random.default_rng(0).integers(0, 256, (160, 320, 3), np.uint8)
+    assert len(encode_jpeg(noise, 30)) < len(encode_jpeg(noise)) < len(encode_jpeg(noise, 95))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -10,17 +11,22 @@ import cv2
 import numpy as np
 import pytest
 
+from robostig.closed_loop import LIMIT_M, Constant, evaluate_closed_loop
 from robostig.figures import (
+    MAGNIFICATION,
     PALETTE,
     choose_colors,
     draw_errors,
     draw_labels,
+    draw_lateral_errors,
     draw_loss_curves,
+    draw_maps,
     draw_steering,
     encode_figure,
     save_figure,
 )
 from robostig.metrics import DEGREES
+from robostig.simulation import parse_tracks
 
 Epoch = namedtuple("Epoch", "epoch train_rmse validation_rmse")  # as much of an EpochRecord as is drawn
 HISTORY = [Epoch(1, 0.30, 0.20), Epoch(2, 0.20, 0.10), Epoch(3, 0.15, 0.12)]
@@ -40,6 +46,27 @@ def drive():
     human = np.sin(np.arange(300) / 9.0).astype(np.float32) * 0.5
     time_s = np.arange(300) / 15.0 + np.repeat([3.0, 50.0, 100.0], 100)
     return {"nvidia": human + 0.1, "comma": human + rng.normal(0, 0.05, 300).astype(np.float32)}, human, time_s
+
+
+@pytest.fixture(scope="module")
+def drives():
+    """Two drivers who leave the lane, to the left and to the right, at the start of two roads in both directions."""
+    tracks = parse_tracks("lake:101,mountain:101", "both")
+    return {
+        name: evaluate_closed_loop(Constant(steering), tracks, laps=0.05).drives
+        for name, steering in (("nvidia", -0.3), ("comma", 0.3))
+    }
+
+
+def list_panels(figure):
+    return {axes.get_title(loc): axes for axes in figure.axes for loc in ("left", "center") if axes.get_title(loc)}
+
+
+def split_pieces(line):
+    """Return the (n, 2) pieces of a line with gaps."""
+    points = line.get_xydata()
+    gone = np.flatnonzero(np.isnan(points[:, 0]))
+    return [piece[~np.isnan(piece[:, 0])] for piece in np.split(points, gone) if len(piece) > 1]
 
 
 def test_no_drawing_needs_a_display_or_changes_settings():
@@ -131,6 +158,79 @@ def test_errors_show_how_many_frames_are_how_far_off(drive):
     np.testing.assert_allclose(answered - turned, 0.1 * DEGREES, atol=0.5)
 
 
+def test_maps_show_how_far_from_the_lane_every_model_drove_magnified(drives):
+    figure = draw_maps(drives, limit_m=LIMIT_M)
+    panels = list_panels(figure)
+    assert list(panels) == [f"{road}:101 {way}" for way in ("forward", "backward") for road in ("lake", "mountain")]
+    for number, drive in enumerate(drives["nvidia"]):
+        axes = panels[str(drive.track)]
+        (path,) = list_lines(axes, PALETTE[0])[:1]
+        pieces = split_pieces(path)
+        assert sum(map(len, pieces)) == len(drive.x)
+        assert len(pieces) == drive.intervened[:-1].sum() + 1 > 1, "a new piece begins behind each intervention"
+        lane = drive.track.lane
+        aside = np.array(
+            [lane.locate(x, y, near_m=along).aside_m for (x, y), along in zip(np.concatenate(pieces), drive.along_m)]
+        )
+        np.testing.assert_allclose(aside, MAGNIFICATION * drive.lateral_error_m, atol=0.15)
+        other = list_lines(axes, PALETTE[1])[0].get_xydata()
+        assert len(other) == len(drives["comma"][number].x) + drives["comma"][number].intervened.sum()
+        (band,) = axes.patches
+        reach = [abs(lane.locate(x, y).aside_m) for x, y in band.get_path().vertices]
+        np.testing.assert_allclose(reach, MAGNIFICATION * LIMIT_M, atol=0.15)
+        areas = [
+            np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
+            for x, y in (each.T for each in np.split(band.get_path().vertices, 2))
+        ]
+        assert areas[0] * areas[1] < 0.0, "they turn in opposite directions, which leaves the middle of the map free"
+        assert axes.get_aspect() == 1.0
+
+
+def list_crosses(axes, color):
+    (marks,) = [line for line in axes.lines if line.get_marker() == "X" and line.get_color() == color]
+    return marks.get_xydata()
+
+
+def test_interventions_are_marked_where_they_were(drives):
+    maps = list_panels(draw_maps(drives, limit_m=LIMIT_M))
+    traces = list_panels(draw_lateral_errors(drives, limit_m=LIMIT_M))
+    for name, color in choose_colors(drives).items():
+        for drive in drives[name]:
+            assert len(list_crosses(maps[str(drive.track)], color)) == drive.intervened.sum() > 0
+            along, aside = list_crosses(traces[str(drive.track)], color).T
+            np.testing.assert_array_equal(along, drive.along_m[drive.intervened])
+            assert (np.sign(aside) == (-1 if name == "nvidia" else 1)).all() and (np.abs(aside) > LIMIT_M).all()
+
+
+def test_lateral_errors_are_metres_over_metres_with_the_limit(drives):
+    figure = draw_lateral_errors(drives, limit_m=LIMIT_M)
+    panels = list_panels(figure)
+    assert list(panels) == [str(drive.track) for drive in drives["nvidia"]]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels.values()}) == 1, "all panels have the same scales"
+    assert "metres" in figure._supxlabel.get_text() and "metres" in figure._supylabel.get_text()
+    for name, color in choose_colors(drives).items():
+        for drive in drives[name]:
+            axes = panels[str(drive.track)]
+            (line,) = list_lines(axes, color)[:1]
+            np.testing.assert_array_equal(
+                np.concatenate(split_pieces(line)), np.stack([drive.along_m, drive.lateral_error_m], axis=1)
+            )
+            band = axes.transData.inverted().transform_bbox(axes.patches[0].get_window_extent())
+            assert (band.y0, band.y1) == (pytest.approx(-LIMIT_M), pytest.approx(LIMIT_M))
+    texts = list_texts(figure.axes[0])
+    assert texts[:3] == ["nvidia", "comma", "intervention"] and "within 1 m" in texts[3]
+
+
+def test_one_short_drive_without_interventions_can_be_drawn():
+    drives = {"nvidia": evaluate_closed_loop(Constant(0.0), parse_tracks("lake:101"), laps=0.002).drives}
+    assert not drives["nvidia"][0].intervened.any()
+    for draw in (draw_maps, draw_lateral_errors):
+        figure = draw(drives, limit_m=LIMIT_M)
+        encode_figure(figure)
+        (axes,) = list_panels(figure).values()
+        assert len(list_crosses(axes, PALETTE[0])) == 0
+
+
 def test_a_figure_becomes_an_svg_that_needs_nothing_else(drive):
     head, _, data = encode_figure(draw_errors(*drive[:2])).partition(",")
     assert head == "data:image/svg+xml;base64"
@@ -138,6 +238,8 @@ def test_a_figure_becomes_an_svg_that_needs_nothing_else(drive):
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     references = [value for each in ElementTree.fromstring(svg).iter() for key, value in each.items() if "href" in key]
     assert all(value.startswith("#") for value in references)
+    paths = [each.get("d", "") for each in ElementTree.fromstring(svg).iter()]
+    assert any(paths) and not any(re.search(r"\.\d{3}", path) for path in paths), "a hundredth of a point will do"
 
 
 def test_saving_replaces_the_file_or_leaves_it(tmp_path):

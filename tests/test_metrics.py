@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robostig.metrics import DEGREES, STRAIGHT, measure_whiteness, resample_rmse, score_steering, summarize_latency
+from robostig.metrics import (
+    DEGREES,
+    STRAIGHT,
+    measure_autonomy,
+    measure_whiteness,
+    resample_ratio,
+    resample_rmse,
+    score_steering,
+    summarize_latency,
+)
 
 HUMAN = [-0.2, 0.0, 0.02, 0.4]
 PREDICTED = [-0.1, 0.0, 0.12, 0.2]  # errors 0.1, 0, 0.1, -0.2
@@ -134,3 +143,29 @@ def test_latency_in_milliseconds():
 def test_a_constant_drive_has_no_ratio_to_its_mean():
     human = np.full(50, 0.3, np.float32)
     assert score_steering(human + 0.1, human, training_mean=0.3)["rmse_to_mean_baseline"] is None
+
+
+@pytest.mark.parametrize(
+    ("interventions", "elapsed_s", "percent"),
+    [(10, 600.0, 90.0), (0, 1.0, 100.0), (1, 6.0, 0.0), (1, 12.0, 50.0), (7, 10.0, 0.0), (1, 600.0, 99.0)],
+)
+def test_autonomy_is_nvidias(interventions, elapsed_s, percent):
+    assert measure_autonomy(interventions, elapsed_s) == pytest.approx(percent)
+
+
+@pytest.mark.parametrize("elapsed_s", [0.0, -1.0, float("nan")])
+def test_autonomy_over_no_time_is_refused(elapsed_s):
+    with pytest.raises(ValueError, match="drive first"):
+        measure_autonomy(0, elapsed_s)
+
+
+def test_a_resampled_ratio_is_of_sums_over_the_same_groups_for_all_models():
+    sizes = np.array([[1.0, 3.0, 6.0]] * 2)
+    ratios = resample_ratio(np.array([[2.0, 6.0, 12.0], [1.0, 0.0, 0.0]]), sizes, draws=300)
+    assert ratios.shape == (300, 2)
+    np.testing.assert_allclose(ratios[:, 0], 2.0)  # as large in every group
+    times, all_groups = np.unique(ratios[:, 1].round(9)), {0.0, round(1 / 10, 9), 1.0}
+    assert all_groups <= set(times) and times.max() == 1.0
+    np.testing.assert_array_equal(
+        ratios, resample_ratio(np.array([[2.0, 6.0, 12.0], [1.0, 0.0, 0.0]]), sizes, draws=300)
+    )

@@ -7,18 +7,23 @@ import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
+from robostig import camera
+from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.comparison import Comparison, choose
 from robostig.config import TrainingConfig
 from robostig.driving_log import Split, read_driving_log
 from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
 from robostig.pipeline import TrainedModel
-from robostig.report import FRAMES, _rebuild_command, write_report
+from robostig.report import FRAMES, _rebuild_command, _trace_path, write_report
+from robostig.simulation import parse_tracks
+from robostig.simulation.car import Car
 from robostig.training import EpochRecord, TrainingResult
 
 ROWS, HELD_OUT = 600, np.r_[100:250, 400:550]
@@ -315,3 +320,235 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
         write_report(comparison, out)
     assert (out / "report.html").read_bytes() == before
     assert [path.name for path in out.iterdir()] == ["report.html"]
+
+
+class Follower:
+    """A driver who does what the expert would have done a moment before: he never needs help."""
+
+    steering = 0.0
+
+    def watch(self, moment):
+        self.steering = moment.expert
+
+    def __call__(self, frame):
+        return self.steering
+
+
+def let_drive(comparison, models, **changes):
+    """Return a comparison whose models have driven."""
+    models = {name: replace(comparison.models[name], closed_loop=loop) for name, loop in models.items()}
+    choice, reason = choose(models, np.arange(len(HELD_OUT)) // 30)
+    return replace(comparison, models=models, choice=choice, reason=reason, **changes)
+
+
+def render(comparison, out):
+    return Page(write_report(comparison, out).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def driven(comparison):
+    """nvidia leaves the lane again and again, comma follows the expert."""
+    tracks, follower = parse_tracks("lake:101,mountain:101", "both"), Follower()
+    models = {
+        "nvidia": evaluate_closed_loop(Constant(0.3), tracks, laps=0.05),
+        "comma": evaluate_closed_loop(follower, tracks, laps=0.05, watch=follower.watch),
+    }
+    return let_drive(comparison, models, blind=evaluate_closed_loop(Constant(0.0), tracks, laps=0.05))
+
+
+@pytest.fixture(scope="module")
+def driven_page(driven, tmp_path_factory):
+    return render(driven, tmp_path_factory.mktemp("driven"))
+
+
+def show_scores(scores):
+    """Return a row of the table of driving."""
+    count, meters = scores["interventions"], scores["distance_m"]
+    return [
+        f"{scores['autonomy']:.1f} %",
+        f"{count}",
+        f"{meters / count:.0f} m" if count else f"none in {meters / 1000:.1f} km",
+        f"{scores['lateral_rmse_m']:.2f} m",
+        f"{scores['lateral_max_m']:.2f} m",
+        f"{scores['whiteness']:.1f} / {scores['whiteness_expert']:.1f}",
+        f"{scores['laps']:.1f}",
+    ]
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Leave empty what most of the time goes into, where it is not looked at."""
+    monkeypatch.setattr("robostig.figures.encode_figure", lambda figure: "data:image/svg+xml;base64,")
+
+
+def test_driving_comes_first(driven_page, driven):
+    assert driven_page.faults == []
+    headings = [attributes["id"] for attributes in driven_page.find("h2")]
+    assert headings == ["driving", "scores", "steering", "errors", "training", "data", "again"]
+    assert driven.choice == "comma"
+    text = driven_page.text
+    bars = "Autonomy on 0.1 km of the built-in track: the share of the time in which nobody helps, more is better"
+    assert 0 < text.index(bars) < text.index("Closed loop: ") < text.index("Distance from the human on 300 held-out")
+    assert f"{bars} nvidia 0.0 % comma 100.0 % always zero {driven.blind.scores['autonomy']:.1f} %" in text
+    assert "2 roads of the built-in track that it has never seen, in both directions" in text
+
+
+def test_the_table_of_driving_has_the_scores(driven_page, driven):
+    names = ["nvidia", "comma", "always zero"]
+    loops = [*(driven.models[name].closed_loop for name in names[:2]), driven.blind]
+    assert loops[0].scores["interventions"] > 0 and loops[1].scores["distance_per_intervention_m"] is None
+    assert driven_page.tables[0][1:] == [[name, *show_scores(loop.scores)] for name, loop in zip(names, loops)]
+    assert "none in 0.1 km" in driven_page.tables[0][2]
+
+
+def test_every_drive_has_its_scores(driven_page, driven):
+    names = ["nvidia", "comma", "always zero"]
+    loops = [*(driven.models[name].closed_loop for name in names[:2]), driven.blind]
+    expected = []
+    for number, drive in enumerate(driven.blind.drives):
+        expected.append([f"{drive.track.name} {drive.track.direction}"])
+        expected += [[name, *show_scores(loop.drives[number].summarize())] for name, loop in zip(names, loops)]
+    assert driven_page.tables[1][1:] == expected
+    assert [header for header in driven_page.find("th") if header["scope"] == "rowgroup"] == [
+        {"scope": "rowgroup", "colspan": "8"}
+    ] * len(driven.blind.drives)
+
+
+def test_the_columns_of_driving_are_explained_and_the_best_of_them_highlighted(driven_page):
+    notes = [header["title"] for header in driven_page.find("th") if "title" in header]
+    assert all(note in driven_page.text for note in notes)
+    best = [attributes.get("class") == "best" for tag, attributes in driven_page.elements if tag == "td"]
+    assert best[:5] == [False] * 5 and best[7:12] == [True] * 5, "comma, whose distance has no end, is best"
+    assert not any(best[14:21]), "the driver who does not look is none to choose"
+
+
+def cut_short(loop):
+    """Return the first drive alone, which is quick to draw."""
+    return ClosedLoop(loop.drives[:1], loop.elapsed_s)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_two_drivers_without_interventions_are_both_the_best(driven, tmp_path):
+    models = {name: replace(model, closed_loop=cut_short(model.closed_loop)) for name, model in driven.models.items()}
+    models["comma again"] = replace(models["comma"], name="comma again")
+    page = render(replace(driven, models=models, blind=None), tmp_path)
+    best = [attributes.get("class") == "best" for tag, attributes in page.elements if tag == "td"]
+    assert best[:3] == [False] * 3 and best[7:10] == best[14:17] == [True] * 3
+
+
+def list_svg_texts(plot):
+    """Return what is written in a figure; matplotlib draws the letters, and leaves the text in a comment."""
+    svg = base64.b64decode(plot["src"].partition("base64,")[2]).decode()
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    return set(re.findall(r"<!-- (.*?) -->", svg))
+
+
+def test_every_drive_is_drawn_and_every_figure_has_a_name(driven_page, driven):
+    plots = driven_page.find("img")
+    assert len(plots) == 4 + 2 and len({plot["alt"] for plot in plots}) == len(plots)
+    for plot in plots[:2]:
+        assert {str(drive.track) for drive in driven.blind.drives} <= list_svg_texts(plot)
+    frames = driven_page.find("svg")
+    assert len(driven_page.find("figure")) == len(driven_page.find("figcaption")) == len(plots) + len(frames)
+
+
+def test_the_strips_show_the_worst_drive_as_it_was_seen(driven_page, driven):
+    pictures, labels = driven_page.find("image"), [frame["aria-label"] for frame in driven_page.find("svg")]
+    captions = re.findall(r"(\d+) m along · ([\d.]+) m( left| right)?", driven_page.text)
+    assert len(pictures) == len(labels) == len(captions) + 2 * FRAMES
+    shown = 0
+    for name, model in driven.models.items():
+        drive = max(
+            model.closed_loop.drives, key=lambda each: (each.intervened.sum(), np.abs(each.lateral_error_m).max())
+        )
+        assert f"{name} on {drive.track}: {drive.intervened.sum() or 'no'} intervention" in driven_page.text
+        assert f"at most {np.abs(drive.lateral_error_m).max():.2f} m from the middle" in driven_page.text
+        assert len(drive.snapshots) == 8
+        for step, jpeg in drive.snapshots:
+            _, _, data = pictures[shown]["href"].partition("base64,")
+            assert base64.b64decode(data) == jpeg
+            assert f"along {drive.track}, seen by {name}, with the paths of expert, " in labels[shown]
+            assert f"{name}, {abs(drive.steering[step]) * 25:.1f}°" in labels[shown]
+            along, aside, _ = captions[shown]
+            before = step - 1  # where the car was when the picture was taken
+            fresh = step == 0 or drive.intervened[before]
+            assert float(along) == pytest.approx(drive.along_m[before] if step else 0.0, abs=0.51)
+            assert float(aside) == pytest.approx(0.0 if fresh else abs(drive.lateral_error_m[before]), abs=0.0051)
+            shown += 1
+    assert {(each["width"], each["height"]) for each in pictures[:shown]} == {("320", "160")}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_drive_without_pictures_and_without_a_blind_driver_can_be_reported(driven, tmp_path):
+    (drive,) = cut_short(driven.models["comma"].closed_loop).drives
+    loop = ClosedLoop((replace(drive, snapshots=()),), 1.0)
+    page = render(let_drive(driven, {"comma": loop}, blind=None), tmp_path)
+    assert page.faults == [] and "always zero" not in page.text.partition("On the recording")[0]
+    assert len(page.find("image")) == FRAMES and "What they saw" not in page.text
+    assert [row[0] for row in page.tables[0]] == ["Model", "comma"]
+
+
+def test_of_many_roads_the_hardest_are_drawn(driven, tmp_path, monkeypatch):
+    monkeypatch.setattr("robostig.report.ROADS", 1)
+    drives = driven.models["comma"].closed_loop.drives
+    drives = (*drives[:3], replace(drives[3], intervened=drives[3].intervened | True))
+    page = render(let_drive(driven, {"comma": ClosedLoop(drives, 1.0)}, blind=None), tmp_path)
+    assert {line for line in list_svg_texts(page.find("img")[0]) if ":" in line} == {
+        str(each.track) for each in drives[2:]
+    }
+    assert "The 1 road on which it went worst." in page.text
+    assert str(drives[0].track) in page.text, "the table tells of all"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_driving_that_chose_nobody_does_not_lead_the_page(driven, tmp_path):
+    loop = cut_short(driven.models["nvidia"].closed_loop)
+    lost = let_drive(driven, {"nvidia": loop, "comma": loop})
+    page = render(lost, tmp_path)
+    assert "Autonomy on" not in page.text
+    assert page.text.index("Distance from the human") < page.text.index("Closed loop: ")
+    assert "Models are ranked by it; less is better." in page.text
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_models_of_which_one_did_not_drive_are_reported_by_the_recording(driven, comparison, tmp_path):
+    models = {**driven.models, "comma": comparison.models["comma"]}
+    page = render(replace(comparison, models=models), tmp_path)
+    assert "Closed loop" not in page.text and page.find("h2")[0]["id"] == "scores"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_hostile_model_name_is_but_text_where_it_drives(driven, tmp_path):
+    name = "<img src=x onerror=alert(1)>&\"'"
+    loop = cut_short(driven.models["nvidia"].closed_loop)
+    models = {name: replace(driven.models["nvidia"], name=name, closed_loop=loop)}
+    lone = replace(driven, models=models, choice=name, reason="It won.", blind=cut_short(driven.blind))
+    text = write_report(lone, tmp_path).read_text("utf-8")
+    page = Page(text)
+    assert page.faults == [] and "<img src=x" not in text and not any("onerror" in each for each in page.find("img"))
+    assert [row[0] for row in page.tables[0]] == ["Model", name, "always zero"]
+
+
+@pytest.mark.parametrize("steering", [-1.0, -0.2, 0.0, 0.1, 1.0])
+def test_paths_lead_where_the_car_would_go(steering):
+    car = Car(heading=np.pi / 2, speed_mps=1.0, steering=steering)
+    ahead, aside = [0.0], [0.0]
+    for _ in range(200):
+        car.step(steering, 0.02)
+        ahead.append(car.y)
+        aside.append(car.x)
+    nearest, _ = camera.view_ground(np.array(159.5), np.array(0.0))
+    columns, rows, _ = camera.project(nearest + np.array(ahead), np.array(aside))
+    path = np.array([point.split(",") for point in _trace_path(steering, 640, 320).split()], float) / 2.0
+    near = path[path[:, 1] >= rows.min() + 0.1]
+    assert len(near) > 5
+    np.testing.assert_allclose(np.interp(near[:, 1], rows[::-1], columns[::-1]), near[:, 0], atol=0.2)
+
+
+def test_paths_keep_to_the_middle_and_the_shape_of_other_pictures():
+    points = [
+        np.array([point.split(",") for point in _trace_path(0.3, width, 120).split()], float) for width in (160, 240)
+    ]
+    np.testing.assert_allclose(points[1] - points[0], np.broadcast_to([40.0, 0.0], points[0].shape))
+    assert points[0][0].tolist() == [80.0, 120.0]
+    assert points[0][:, 1].min() > camera.HORIZON * 120
