@@ -1,6 +1,6 @@
 # RoboStig: "make help" lists what there is. It needs Python (3.11 where there is a choice), make and git.
 
-DATA ?= $(wildcard ../shared/data/lake)
+DATA ?=
 OUT ?= out
 
 # The tests run in .venv and on each other version here that is found. Python 3.8 stands for the SageMaker images.
@@ -45,9 +45,8 @@ endef
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-run: .venv/.installed ## train the models, score them and choose one: make run DATA=DIR [OUT=out]
-	@test -n "$(DATA)" || { echo "No data: name the folder of a recorded drive, as in make run DATA=DIR" >&2; exit 2; }
-	.venv/bin/robostig compare --data "$(DATA)" --out "$(OUT)"
+run: .venv/.installed ## record a drive, train the models, let them drive, choose one: make run [DATA=DIR] [OUT=out]
+	.venv/bin/robostig compare $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: .venv/.installed ## run the tests on Python 3.11, 3.8 and 3.12, where found
 	$(eval default := $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'))

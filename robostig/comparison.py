@@ -7,26 +7,32 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 import robostig
 from robostig._files import make_folder, replace_file
+from robostig.backend import choose_contexts
+from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.config import TrainingConfig
 from robostig.driving_log import DrivingLog, Split
-from robostig.metrics import DEGREES, resample_rmse
+from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
+from robostig.pilot import Pilot
 from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
+from robostig.roads import TEST_ROADS, record_training_roads
+from robostig.simulation import Track, parse_tracks
 from robostig.training import CHECKPOINT
 
 __all__ = ["CAVEAT", "COMPARISON", "REPORT", "Comparison", "check_models", "choose", "compare"]
 
 logger = logging.getLogger(__name__)
 
-COMPARISON, REPORT = "comparison.json", "report.html"
+COMPARISON, REPORT, RECORDING = "comparison.json", "report.html", "recording"
 CAVEAT = "The held-out frames also chose each model's best epoch, and another seed would give other scores."
 SURE = 0.95  # share of resampled drives in which the better model must be better for the difference to count
+DRIVES = 50.0  # percent of autonomy below which driving is no more than getting lost, and ranks nobody
 BLOCK_S = 2.0  # frames this close are resampled together: the look of the road changes in a second or two
 
 
@@ -46,6 +52,10 @@ class Comparison:
         The drive, and what of it was held out.
     config
         What all models were trained with; its ``model`` means nothing.
+    blind
+        Always zero, on the roads that the models drove: how a driver does who never looks. None if they drove none.
+    is_built_in
+        Whether the drive is the expert's on the built-in track.
     """
 
     models: Mapping[str, TrainedModel]
@@ -54,6 +64,8 @@ class Comparison:
     log: DrivingLog
     split: Split
     config: TrainingConfig
+    blind: Optional[ClosedLoop] = None
+    is_built_in: bool = False
 
     def to_dict(self, folder: Path) -> Dict[str, Any]:
         """Return everything as plain values, for JSON; artifacts as paths relative to ``folder``."""
@@ -65,7 +77,9 @@ class Comparison:
             "reason": self.reason,
             "caveat": CAVEAT,
             "models": models,
+            "blind": None if self.blind is None else {"closed_loop": self.blind.summarize()},
             "data": {
+                "built_in": self.is_built_in,
                 "folder": self.log.source.resolve().parent.name,
                 "fingerprint": self.log.fingerprint(),
                 "rows": len(self.log),
@@ -78,20 +92,30 @@ class Comparison:
 
 
 def compare(
-    folder: Union[str, Path], models: Sequence[str], out: Union[str, Path], config: TrainingConfig
+    folder: Union[str, Path, None],
+    models: Sequence[str],
+    out: Union[str, Path],
+    config: TrainingConfig,
+    *,
+    tracks: Optional[Sequence[Track]] = None,
+    laps: float = 1.0,
 ) -> Comparison:
-    """Train several models on a drive, score them on its held-out stretches, choose one, and write ``comparison.json``.
+    """Train several models on a drive, let them drive roads that none has seen, choose one, write ``comparison.json``.
 
     Parameters
     ----------
     folder
-        A driving log.
+        A driving log. If None, the expert is recorded on the built-in track, in ``recording`` inside ``out``.
     models
         Registered names, each once.
     out
         Gets one artifact folder a model, and the comparison.
     config
         For all of them; its ``model`` is not looked at.
+    tracks
+        To be driven by all; the test roads in both directions if None, and if empty none is driven.
+    laps
+        Of each track, default 1.
 
     Raises
     ------
@@ -101,20 +125,39 @@ def compare(
         If there is no log, or a picture is missing.
     """
     check_models(models)  # an unknown name shows before the first hour of training
+    tracks = parse_tracks(",".join(TEST_ROADS), "both") if tracks is None else tracks
+    out = make_folder(out)
+    is_built_in = folder is None
+    folder = record_training_roads(out / RECORDING, seed=config.seed) if folder is None else folder
     recording = read_recording(folder, config)
     if recording.log is None or recording.split is None:
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
     logger.info(recording.describe())
-    out = make_folder(out)
     trained = {}
     for name in models:
         # Checkpoints stay until all is done: an interrupted comparison then has nothing to train twice.
         trained[name] = train_model(replace(config, model=name), recording, out / name, keep_checkpoint=True)
         for outdated in (COMPARISON, REPORT):  # they would describe another artifact than the one beside them now
             (out / outdated).unlink(missing_ok=True)
+    blind = None
+    if tracks:
+        blind = evaluate_closed_loop(Constant(0.0), tracks, laps=laps, label="straight ahead")
+        for name, model in trained.items():
+            pilot = Pilot.load(model.artifact, context=choose_contexts(config.device)[0])
+            closed_loop = evaluate_closed_loop(pilot, tracks, laps=laps, label=name)
+            scores = closed_loop.scores
+            logger.info(
+                "%s drove %.1f km: autonomy=%.2f interventions=%d lateral_rmse_m=%.3f",
+                name,
+                scores["distance_m"] / 1000.0,
+                scores["autonomy"],
+                scores["interventions"],
+                scores["lateral_rmse_m"],
+            )
+            trained[name] = replace(model, closed_loop=closed_loop)
     clock = recording.log.driving_clock()[recording.split.validation]
     choice, reason = choose(trained, (clock / BLOCK_S).astype(int))
-    comparison = Comparison(trained, choice, reason, recording.log, recording.split, config)
+    comparison = Comparison(trained, choice, reason, recording.log, recording.split, config, blind, is_built_in)
     with replace_file(out / COMPARISON, "w") as file:
         file.write(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
     for name in models:
@@ -131,12 +174,16 @@ def check_models(names: Sequence[str]) -> None:
 
 
 def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
-    """Choose the model whose steering is closest to the human's; if several are equally close, the quickest of them.
+    """Choose the model that should drive.
+
+    The one that drives with the highest autonomy; of several, the one that keeps closest to the middle of its lane; if
+    the roads do not tell them apart, the quickest. Where no model was let to drive, or none can drive these roads, it
+    is the one whose steering is closest to the human's, and of several that are equally close the quickest.
 
     Parameters
     ----------
     models
-        All scored on the same frames.
+        All scored on the same frames and the same roads.
     blocks
         (frames,) integers; frames with the same number are resampled together.
 
@@ -145,6 +192,92 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
     tuple of str
         The choice, and the reason in words.
     """
+    loops = {name: model.closed_loop for name, model in models.items() if model.closed_loop is not None}
+    if len(loops) < len(models):
+        return _choose_by_closeness(models, blocks)
+    best = max(loop.scores["autonomy"] for loop in loops.values())
+    if best < DRIVES:
+        choice, reason = _choose_by_closeness(models, blocks)
+        kilometers = next(iter(loops.values())).scores["distance_m"] / 1000.0
+        return choice, (
+            f"{reason} On the built-in track, which may look unlike this recording, none drives well enough to be "
+            f"ranked by it: at best, autonomy is {best:.0f} % over {kilometers:.1f} km."
+        )
+    return _choose_by_driving(models, loops)
+
+
+def _choose_by_driving(models: Mapping[str, TrainedModel], loops: Mapping[str, ClosedLoop]) -> Tuple[str, str]:
+    """Return the choice by autonomy, then lateral error, then latency, and the reason."""
+    names = list(loops)
+    scores = {name: loops[name].scores for name in names}
+    autonomy = {name: scores[name]["autonomy"] for name in names}
+    error = {name: scores[name]["lateral_rmse_m"] for name in names}
+    latency = {name: models[name].open_loop.latency_ms["p50"] for name in names}
+    ranked = sorted(names, key=lambda name: (-autonomy[name], error[name]))
+    best, others = ranked[0], ranked[1:]
+    roads = sorted({drive.track.name for drive in loops[best].drives})
+    driven = f"on {scores[best]['distance_m'] / 1000.0:.1f} km of {len(roads)} roads that none has seen"
+    found = ", ".join(
+        f"{name} {_count(scores[name]['interventions'])} (autonomy {autonomy[name]:.1f} %, "
+        f"{error[name]:.2f} m RMSE from the middle of the lane)"
+        for name in ranked
+    )
+    evidence = f"{driven[:1].upper()}{driven[1:]}: {found}."
+    if not others:
+        return best, f"{best} is the only model. {evidence}"
+
+    rates, errors = _resample_driving(loops)
+    column = names.index(best)
+    equal = [name for name in ranked if autonomy[name] == autonomy[best]]
+    if len(equal) == 1:
+        share = float(np.mean(rates[:, column] < np.delete(rates, column, axis=1).min(axis=1)))
+        said = _state_share(best, "needs less help", share)
+        return best, f"{best} should drive: it needs the least help. {evidence} {said}"
+    against = [names.index(name) for name in equal if name != best]
+    worse = np.mean(errors[:, [column]] < errors[:, against], axis=0)
+    tied = [best] + [names[number] for number, share in zip(against, worse) if share < SURE]
+    if len(tied) == 1:
+        said = _state_share(best, "keeps closer to the middle", float(worse.min()))
+        alike = "all" if len(equal) == len(names) > 2 else "both" if len(equal) == len(names) else " and ".join(equal)
+        return best, (
+            f"{best} should drive: {alike} drive alike, and it keeps closest to the middle of its lane. {evidence} {said}"
+        )
+    choice = min(tied, key=latency.__getitem__)
+    times = " and ".join(f"{name} {latency[name]:.1f} ms" for name in sorted(tied, key=latency.__getitem__))
+    return choice, (
+        f"{choice} should drive, though these roads do not tell {' and '.join(tied)} apart: {choice} answers quickest "
+        f"({times} a frame). {evidence} {_state_share(best, 'keeps closer to the middle', float(worse.min()))}"
+    )
+
+
+def _resample_driving(loops: Mapping[str, ClosedLoop]) -> Tuple[np.ndarray, np.ndarray]:
+    """Return (draws, models) interventions a step, and mean square lateral errors, on resampled roads.
+
+    Both directions of a road are drawn together, since what is hard on it is hard both ways.
+    """
+    first = next(iter(loops.values()))
+    roads = sorted({drive.track.name for drive in first.drives})
+    totals = np.zeros((3, len(loops), len(roads)))  # interventions, squares, steps
+    for row, loop in enumerate(loops.values()):
+        for drive in loop.drives:
+            column = roads.index(drive.track.name)
+            squares = float(np.sum(drive.lateral_error_m.astype(np.float64) ** 2))
+            totals[:, row, column] += (float(drive.intervened.sum()), squares, float(len(drive.steering)))
+    return resample_ratio(totals[0], totals[2]), resample_ratio(totals[1], totals[2])
+
+
+def _state_share(best: str, better: str, share: float) -> str:
+    """Say how sure a ranking is."""
+    sure = "" if share >= SURE else f", where {SURE:.0%} would be sure: drive more roads (--track) to know"
+    return f"Drawing these roads again at random, {best} {better} in {share:.0%} of the draws{sure}."
+
+
+def _count(interventions: int) -> str:
+    return "needed nobody" if not interventions else f"{interventions} intervention{'s'[: interventions > 1]}"
+
+
+def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
+    """Return the model whose steering is closest to the human's, and the reason."""
     names = list(models)
     errors = [models[name].open_loop.predicted - models[name].open_loop.human for name in names]
     resampled = resample_rmse(errors, blocks)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from robostig.driving_log import DrivingLog, read_picture
 from robostig.metrics import score_steering, summarize_latency
 
-__all__ = ["OpenLoop", "evaluate_on_log", "evaluate_open_loop"]
+__all__ = ["OpenLoop", "Steer", "evaluate_on_log", "evaluate_open_loop"]
 
 Steer = Callable[[np.ndarray], float]
 

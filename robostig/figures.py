@@ -1,7 +1,8 @@
 """Pictures of training and of scores: for the report, for notebooks, and as files.
 
 Every function returns a :class:`matplotlib.figure.Figure` of its own: there is no current figure, no display is needed,
-and matplotlib's settings stay as they are. Steering goes in as shares of full lock and is shown in degrees.
+and matplotlib's settings stay as they are. Steering goes in as shares of full lock and is shown in degrees. Drives
+are those of :func:`robostig.closed_loop.evaluate_closed_loop`, every model's on the same roads in the same order.
 
 References
 ----------
@@ -12,13 +13,16 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path as Outline
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from robostig._files import replace_file
 from robostig.metrics import DEGREES
@@ -27,13 +31,17 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from robostig.closed_loop import Drive
+    from robostig.simulation.track import Curve
     from robostig.training import EpochRecord
 
 __all__ = [
     "choose_colors",
     "draw_errors",
     "draw_labels",
+    "draw_lateral_errors",
     "draw_loss_curves",
+    "draw_maps",
     "draw_steering",
     "encode_figure",
     "save_figure",
@@ -41,12 +49,18 @@ __all__ = [
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, QUIET = "#27313d", "#667281"
+BAND: Dict[str, Any] = {"facecolor": "#8493a3", "alpha": 0.27, "lw": 0}  # see-through: for light and for dark pages
 WIDTH = 9.6  # inches: with 9-point letters, as wide as a page of text
 
 STRETCH_GAP_S = 1.0  # frames further apart than this belong to different stretches, and get panels of their own
 FRAMES_IN_BIN = 5  # fewer say nothing about a median
 
+MAGNIFICATION = 10.0  # of what is beside the lane's middle: nobody sees 0.3 m on a map of 200 m
+MAP_MARGIN_M = 10.0
+BAND_STEP_M = 2.5  # between the points of its outline: bends have 28 m at least
+
 Histories = Mapping[str, "Sequence[EpochRecord]"]
+Drives = Mapping[str, "Sequence[Drive]"]
 
 
 def choose_colors(names: Iterable[str]) -> Dict[str, str]:
@@ -230,6 +244,81 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
     return figure
 
 
+def draw_maps(drives: Drives, *, limit_m: float) -> Figure:
+    """Draw maps of the roads with the path of every model, whose distance from the lane's middle is magnified tenfold.
+
+    So is the band around the lane, in which nobody helps. Crosses are interventions; a new path begins behind each.
+
+    Parameters
+    ----------
+    drives
+        Model to its drives.
+    limit_m
+        Metres from the lane's middle at which a person takes the wheel.
+    """
+    first = next(iter(drives.values()))
+    # One direction after the other: with up to three roads, both maps of a road are then above each other.
+    order = sorted(range(len(first)), key=lambda number: first[number].track.direction != first[0].track.direction)
+    columns = min(3, len(first))
+    reach = limit_m * MAGNIFICATION
+    bands = [_offset(each.track.lane, np.array([-reach, reach])) for each in first]
+    low = np.array([np.min(band, axis=(0, 1)) for band in bands]) - MAP_MARGIN_M
+    high = np.array([np.max(band, axis=(0, 1)) for band in bands]) + MAP_MARGIN_M
+    middles, (width, height) = (low + high) / 2.0, (high - low).max(axis=0)
+    panel = WIDTH / max(2, columns)
+    figure, above, panels = _make_panels(len(first), columns, 0.25 + panel * height / width)
+    colors = choose_colors(drives)
+    for axes, number in zip(panels, order):
+        track = first[number].track
+        step = round(BAND_STEP_M / track.lane.spacing_m)
+        axes.add_patch(PathPatch(_outline(*bands[number][:, ::step]), **BAND))
+        _draw_start(axes, track.lane, reach)
+        for name, color in colors.items():
+            drive = drives[name][number]
+            nearest = np.round(drive.along_m / track.lane.spacing_m).astype(int) % len(track.lane.points)
+            aside = (MAGNIFICATION - 1.0) * drive.lateral_error_m[:, None] * _point_right(track.lane)[nearest]
+            _draw_drive(axes, np.stack([drive.x, drive.y], axis=1) + aside, drive.intervened, color)
+        x, y = middles[number]
+        axes.set(aspect="equal", xlim=(x - width / 2.0, x + width / 2.0), ylim=(y - height / 2.0, y + height / 2.0))
+        axes.set_axis_off()
+        axes.set_title(str(track), size=9, color=INK)
+    _draw_scale(panels[0])
+    _add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle, drawn as {reach:g} m"))
+    return figure
+
+
+def draw_lateral_errors(drives: Drives, *, limit_m: float) -> Figure:
+    """Draw how far from the lane's middle every model drove, along each road, all on the same scales.
+
+    Parameters
+    ----------
+    drives
+        Model to its drives.
+    limit_m
+        Metres from the lane's middle at which a person takes the wheel; the band. Crosses are interventions.
+    """
+    first = next(iter(drives.values()))
+    figure, above, panels = _make_panels(len(first), min(2, len(first)), 1.4, sharey=True)
+    colors = choose_colors(drives)
+    everything = [drive for each in drives.values() for drive in each]
+    farthest = max(float(np.abs(drive.lateral_error_m).max()) for drive in everything)
+    longest = max(float(drive.along_m.max()) for drive in everything)
+    for number, axes in enumerate(panels):
+        _style(axes)
+        axes.axhspan(-limit_m, limit_m, zorder=0.3, **BAND)
+        axes.axhline(0.0, color=QUIET, lw=0.6, zorder=0.5)
+        for name, color in colors.items():
+            drive = drives[name][number]
+            _draw_drive(axes, np.stack([drive.along_m, drive.lateral_error_m], axis=1), drive.intervened, color)
+        axes.set_xlim(0.0, longest)
+        axes.set_ylim(-max(1.25 * limit_m, 1.1 * farthest), max(1.25 * limit_m, 1.1 * farthest))
+        axes.yaxis.set_major_locator(MultipleLocator(limit_m))
+        axes.set_title(str(first[number].track), loc="left", size=9, color=INK, pad=3)
+    _set_outer_labels(figure, "metres along the lane", "metres from the lane's middle, right is up")
+    _add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle"))
+    return figure
+
+
 def save_figure(figure: Figure, path: Union[str, Path]) -> None:
     """Write a figure to a file, in the format of the path's suffix; the file is there as a whole or not at all."""
     path = Path(path)
@@ -242,7 +331,9 @@ def encode_figure(figure: Figure) -> str:
     buffer = io.BytesIO()
     nothing: Dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    # Hundredths of a point are finer than any screen; matplotlib's millionths take a third of the file.
+    svg = re.sub(rb'(?<= d=")[^"]+', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path.group()), buffer.getvalue())
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 def _summarize_answers(answers: np.ndarray, human: np.ndarray) -> Tuple[np.ndarray, ...]:
@@ -254,6 +345,73 @@ def _summarize_answers(answers: np.ndarray, human: np.ndarray) -> Tuple[np.ndarr
         if inside.sum() >= min(FRAMES_IN_BIN, len(human)):
             summary.append(np.append(np.median(human[inside]), np.percentile(answers[inside], [10, 50, 90])))
     return tuple(np.array(summary).reshape(-1, 4).T)
+
+
+def _point_right(lane: Curve) -> np.ndarray:
+    """Return (n, 2) arrows of one metre from a lane's points to their right."""
+    return np.stack([np.sin(lane.headings), -np.cos(lane.headings)], axis=1)
+
+
+def _offset(lane: Curve, aside_m: np.ndarray) -> np.ndarray:
+    """Return (k, n, 2) curves which run so many metres to the right of a lane."""
+    return lane.points + aside_m[:, None, None] * _point_right(lane)
+
+
+def _outline(one: np.ndarray, other: np.ndarray) -> Outline:
+    """Return what lies between two closed curves."""
+    codes = [Outline.MOVETO, *[Outline.LINETO] * (len(one) - 1), Outline.CLOSEPOLY]
+    # Opposite turns leave the inside of the inner one empty.
+    return Outline(np.concatenate([one, one[:1], other[::-1], other[-1:]]), codes * 2)
+
+
+def _draw_drive(axes: Axes, path: np.ndarray, intervened: np.ndarray, color: str) -> None:
+    """Draw a path, without a line from where the car was taken to where it was put, and crosses where it was taken."""
+    pieces = np.insert(path, np.flatnonzero(intervened) + 1, np.nan, axis=0)
+    axes.plot(*pieces.T, color=color, lw=1.2)
+    axes.plot(*path[intervened].T, "X", color=color, ms=6.5, mec="white", mew=0.8, zorder=4)
+
+
+def _draw_start(axes: Axes, lane: Curve, reach_m: float) -> None:
+    """Draw a line across the lane where a drive begins, and an arrow beside it in the direction of driving."""
+    start, right = lane.points[0], _point_right(lane)[0]
+    axes.plot(*np.array([start - reach_m * right, start + reach_m * right]).T, color=QUIET, lw=1.0)
+    beside = start + (reach_m + 0.5 * MAP_MARGIN_M) * right
+    ahead = np.array([-right[1], right[0]])
+    axes.annotate(
+        "",
+        beside + 2.0 * MAP_MARGIN_M * ahead,
+        beside,
+        arrowprops={"arrowstyle": "->", "color": QUIET, "lw": 1.1, "shrinkA": 0, "shrinkB": 0},
+    )
+
+
+def _draw_scale(axes: Axes, length_m: float = 50.0) -> None:
+    """Draw how long some metres along the road are, into the lower left corner."""
+    x, y = axes.get_xlim()[0], axes.get_ylim()[0]
+    axes.plot([x, x + length_m], [y, y], "|-", color=QUIET, lw=1.0, ms=5, clip_on=False)
+    axes.annotate(f"{length_m:g} m", (x + length_m, y), (5, -3), textcoords="offset points", size=8.5, color=QUIET)
+
+
+def _list_drivers(colors: Mapping[str, str], band: str) -> List[Artist]:
+    """Return a legend's entries for drives."""
+    return [
+        *(Line2D([], [], color=color, lw=1.7, label=name) for name, color in colors.items()),
+        Line2D([], [], color=QUIET, ls="", marker="X", ms=7, mec="white", mew=0.8, label="intervention"),
+        Patch(label=band, **BAND),
+    ]
+
+
+def _make_panels(count: int, columns: int, height: float, *, sharey: bool = False) -> Tuple[Figure, Axes, List[Axes]]:
+    """Return a figure, empty axes at its top for a legend, and panels of that height in inches."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH, 0.6 + rows * height), layout="constrained")
+    halves = figure.add_gridspec(2, 1, height_ratios=[0.001, 1.0], hspace=0.0)
+    above = figure.add_subplot(halves[0])
+    above.set_axis_off()
+    grid = halves[1].subgridspec(rows, columns).subplots(sharey=sharey, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, above, list(grid.flat[:count])
 
 
 def _make_figure(height: float) -> Tuple[Figure, Axes]:

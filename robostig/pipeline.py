@@ -13,16 +13,25 @@ import numpy as np
 from robostig._files import make_folder
 from robostig.artifact import save_artifact
 from robostig.backend import choose_contexts
+from robostig.closed_loop import ClosedLoop
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, has_arrays, open_frames, read_arrays
 from robostig.driving_log import DrivingLog, Split, read_driving_log, split_by_time
-from robostig.evaluation import OpenLoop, evaluate_on_log, evaluate_open_loop
+from robostig.evaluation import OpenLoop, Steer, evaluate_on_log, evaluate_open_loop
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec
 from robostig.training import CHECKPOINT, TrainingResult, fit
 
-__all__ = ["WORKDIR", "Recording", "TrainedModel", "evaluate_artifact", "read_recording", "train_model"]
+__all__ = [
+    "WORKDIR",
+    "Recording",
+    "TrainedModel",
+    "evaluate_artifact",
+    "evaluate_driver",
+    "read_recording",
+    "train_model",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +133,8 @@ class TrainedModel:
         How training went.
     open_loop
         How it does on the held-out frames.
+    closed_loop
+        How it drives roads of the built-in track that it has never seen; None if it was not let to.
     """
 
     name: str
@@ -131,10 +142,13 @@ class TrainedModel:
     parameters: int
     training: TrainingResult
     open_loop: OpenLoop
+    closed_loop: Optional[ClosedLoop] = None
 
     def summarize(self) -> Dict[str, Any]:
         """Return the scores as plain values, for JSON."""
+        driven = {} if self.closed_loop is None else {"closed_loop": self.closed_loop.summarize()}
         return {
+            **driven,
             "open_loop": self.open_loop.scores,
             "latency_ms": self.open_loop.latency_ms,
             "training": {
@@ -285,6 +299,14 @@ def evaluate_artifact(
         raise ValueError(f"nothing of {log.source} was held out from {artifact}; use --rows all")
     label = pilot.facts["model"]
     return evaluate_on_log(pilot.steer, log, numbers, training_mean=data.get("training_mean", 0.0), label=label), which
+
+
+def evaluate_driver(
+    steer: Steer, folder: Union[str, Path], *, on_error: str = "raise", label: str = "driver"
+) -> Tuple[OpenLoop, str]:
+    """Score anything that steers on every row of a driving log; returns and raises as :func:`evaluate_artifact`."""
+    log = read_driving_log(folder, on_error=on_error)
+    return evaluate_on_log(steer, log, np.arange(len(log)), label=label), f"all {len(log):,} rows"
 
 
 def _choose_rows(

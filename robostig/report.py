@@ -16,7 +16,7 @@ import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import jinja2
@@ -24,13 +24,15 @@ import matplotlib
 import numpy as np
 
 import robostig
-from robostig import figures
+from robostig import camera, figures
 from robostig._files import make_folder, replace_file
 from robostig.backend import mx
-from robostig.comparison import CAVEAT, REPORT, Comparison
+from robostig.closed_loop import LIMIT_M, Drive
+from robostig.comparison import CAVEAT, DRIVES, REPORT, Comparison
 from robostig.config import TrainingConfig
-from robostig.driving_log import read_picture
-from robostig.metrics import DEGREES, STRAIGHT, score_steering
+from robostig.driving_log import encode_jpeg, read_picture
+from robostig.metrics import DEGREES, INTERVENTION_S, STRAIGHT, score_steering
+from robostig.simulation.car import WHEELBASE_M
 
 __all__ = ["write_report"]
 
@@ -42,15 +44,13 @@ APART_S = 2.0  # seconds between two of them: by then the road looks different
 FRAME_WIDTH = 480  # pixels at most
 FRAME_QUALITY = 82  # of the JPEGs, in percent
 SKIPPED_ROWS = 50  # listed at most
+ROADS = 6  # drawn at most, in both directions
+UNFOLDED_DRIVES = 2  # at most; the table of more is behind a click
+PATH_M = 25.0  # as far as the path that a steering leads to is drawn
 
-# The camera of Udacity's simulator, for drawing the path that a steering leads to.
-CAMERA_HEIGHT_M = 0.97
-CAMERA_PITCH = math.radians(4.0)  # nose-down
-CAMERA_FIELD = math.radians(60.0)  # vertical field of view
-TURN_LENGTH_M = 2.67  # turning radius x steering angle, measured in the simulator: Lf in Udacity's CarND-MPC-Project
-PATH_M = 25.0  # as far as it is drawn
+REFERENCE_COLOR, REFERENCE_EDGE = "#ffffff", "#20262d"  # on pictures, of whom a model is compared with
 
-_Rank = Callable[[float], float]
+_Rank = Callable[[Any], float]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Column:
     title: str
     unit: str
     note: str
-    show: Callable[[float], str]
+    show: Callable[[Any], str]
     rank: Optional[_Rank] = None
 
 
@@ -121,6 +121,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
     predicted = {name: model.open_loop.predicted for name, model in comparison.models.items()}
     mean = float(log.steering[split.train].mean())
     rows = _make_rows(comparison, human, mean)
+    driving = _describe_driving(comparison)
     headline, reason = _split_reason(comparison)
     scores = comparison.models[comparison.choice].open_loop.scores
     labels = comparison.models[comparison.choice].training.labels
@@ -130,12 +131,16 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
         "caveat": CAVEAT,
         "reason": reason,
         "choice": comparison.choice,
-        "rows": rows,
         "models": [row for row in rows if row.is_model],
-        "longest": max(row.values["rmse"] for row in rows),
+        "driving": driving,
+        "bars": _make_bars(rows, "rmse", _in_degrees),
         "tables": [
-            _tabulate("Closeness to the human", _score_columns(scores.get("whiteness_human")), rows),
-            _tabulate("Cost", _cost_columns(), [row for row in rows if row.is_model]),
+            _tabulate(
+                "Closeness to the human",
+                _score_columns(scores.get("whiteness_human"), is_ranking=driving is None or not driving["is_ranking"]),
+                {"": rows},
+            ),
+            _tabulate("Cost", _cost_columns(), {"": [row for row in rows if row.is_model]}),
         ],
         "straight": STRAIGHT * DEGREES,
         "apart": APART_S,
@@ -162,7 +167,6 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
             "computed on": ", ".join(comparison.models[comparison.choice].training.devices),
         },
         "created": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
-        "degrees": _in_degrees,
         "percent": lambda share: f"{share:.0%}",
     }
 
@@ -194,7 +198,115 @@ def _make_rows(comparison: Comparison, human: np.ndarray, mean: float) -> List[_
     return [replace(row, values={**row.values, "rmse_share": row.values["rmse"]}) for row in rows]
 
 
-def _score_columns(whiteness_human: Optional[float]) -> List[_Column]:
+def _make_bars(rows: Sequence[_Row], key: str, show: Callable[[float], str], full: Optional[float] = None) -> List[Any]:
+    """Return a bar for each row: its length in percent of ``full``, or else of the longest, and the value in words."""
+    full = max(row.values[key] for row in rows) if full is None else full
+    return [
+        {"row": row, "length": 100.0 * row.values[key] / full if full else 0.0, "text": show(row.values[key])}
+        for row in rows
+    ]
+
+
+def _describe_driving(comparison: Comparison) -> Optional[Dict[str, Any]]:
+    """Return what the page says and shows of the models' driving; None if they were not let to drive."""
+    loops = {name: model.closed_loop for name, model in comparison.models.items() if model.closed_loop is not None}
+    if len(loops) < len(comparison.models):
+        return None
+    drives = {name: loop.drives for name, loop in loops.items()}
+    tracks = [drive.track for drive in drives[comparison.choice]]
+    roads = list(dict.fromkeys(track.name for track in tracks))
+    drawn = _find_hardest_roads(roads, drives)
+    to_draw = {name: [drive for drive in each if drive.track.name in drawn] for name, each in drives.items()}
+    colors = figures.choose_colors(comparison.models)
+    drivers = {**loops, **({} if comparison.blind is None else {"always zero": comparison.blind})}
+
+    def make_rows(scores: Mapping[str, Mapping[str, Any]]) -> List[_Row]:
+        return [
+            _Row(name, _pair_scores(each), colors[name] if name in loops else "", name == comparison.choice)
+            for name, each in scores.items()
+        ]
+
+    rows = make_rows({name: loop.scores for name, loop in drivers.items()})
+    groups = {
+        str(track): make_rows({name: loop.drives[number].summarize() for name, loop in drivers.items()})
+        for number, track in enumerate(tracks)
+    }
+    strips = {name: _make_strip(name, each, colors[name]) for name, each in drives.items()}
+    scores = loops[comparison.choice].scores
+    is_ranking = max(loop.scores["autonomy"] for loop in loops.values()) >= DRIVES
+    columns = _driving_columns(is_ranking=is_ranking)
+    return {
+        "is_ranking": is_ranking,
+        "bars": _make_bars(rows, "autonomy", "{:.1f} %".format, full=100.0),
+        "has_blind": comparison.blind is not None,
+        "roads": len(roads),
+        "is_both_ways": len({track.direction for track in tracks}) == 2,
+        "kilometers": scores["distance_m"] / 1000.0,
+        "minutes": scores["simulated_s"] / 60.0,
+        "limit": LIMIT_M,
+        "magnification": figures.MAGNIFICATION,
+        "table": _tabulate("All drives", columns, {"": rows}),
+        "drive_table": _tabulate("Drive by drive", columns, groups),
+        "is_folded": len(tracks) > UNFOLDED_DRIVES,
+        "roads_drawn": len(drawn),
+        "maps": figures.encode_figure(figures.draw_maps(to_draw, limit_m=LIMIT_M)),
+        "lateral_errors": figures.encode_figure(figures.draw_lateral_errors(to_draw, limit_m=LIMIT_M)),
+        "strips": {name: strip for name, strip in strips.items() if strip["frames"]},
+    }
+
+
+def _pair_scores(scores: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the scores of some driving, with those in pairs that mean something only beside each other."""
+    whiteness, interventions = scores["whiteness"], scores["interventions"]
+    return {
+        **scores,
+        "distance": (scores["distance_m"], interventions),
+        "whiteness": None if whiteness is None else (whiteness, scores["whiteness_expert"]),
+    }
+
+
+def _rank_drive(drive: Drive) -> Tuple[int, float]:
+    """Return what is higher the worse a drive went."""
+    return int(drive.intervened.sum()), float(np.abs(drive.lateral_error_m).max())
+
+
+def _find_hardest_roads(roads: Sequence[str], drives: Mapping[str, Sequence[Drive]]) -> List[str]:
+    """Return the roads on which the driving of any model went worst, at most ``ROADS``."""
+    worst = {
+        road: max(_rank_drive(drive) for each in drives.values() for drive in each if drive.track.name == road)
+        for road in roads
+    }
+    return sorted(roads, key=worst.__getitem__, reverse=True)[:ROADS]
+
+
+def _make_strip(name: str, drives: Sequence[Drive], color: str) -> Dict[str, Any]:
+    """Return pictures of a model's worst drive, as the template draws them."""
+    drive = max(drives, key=_rank_drive)
+    interventions, farthest = _rank_drive(drive)
+    frames = []
+    for step, picture in drive.snapshots:
+        answers = [
+            ("expert", float(drive.expert[step]), REFERENCE_COLOR),
+            (name, float(drive.steering[step]), color),
+        ]
+        # A picture is taken where the step before ended; at first, and after an intervention, in the lane's middle.
+        is_put = step == 0 or bool(drive.intervened[step - 1])
+        frames.append(
+            {
+                **_draw_frame(picture, camera.WIDTH, camera.HEIGHT, answers, thickest=5.0),
+                "along": f"{drive.along_m[step - 1] if step else 0.0:.0f} m",
+                "aside": _show_aside(0.0 if is_put else float(drive.lateral_error_m[step - 1])),
+            }
+        )
+    return {
+        "track": str(drive.track),
+        "interventions": interventions,
+        "farthest": f"{farthest:.2f} m",
+        "frames": frames,
+    }
+
+
+def _score_columns(whiteness_human: Optional[float], *, is_ranking: bool = True) -> List[_Column]:
     """Return the columns of what :func:`robostig.metrics.score_steering` finds."""
     straight = f"{STRAIGHT * DEGREES:g} degree"
 
@@ -220,8 +332,8 @@ def _score_columns(whiteness_human: Optional[float]) -> List[_Column]:
             "rmse",
             "RMSE",
             "degrees",
-            "Root mean square error, the usual distance from the human, in which large errors weigh most. Models are "
-            "ranked by it; less is better.",
+            "Root mean square error, the usual distance from the human, in which large errors weigh most. "
+            + ("Models are ranked by it; less is better." if is_ranking else "Less is better."),
         ),
         column("rmse_share", "RMSE", "of full lock", "The same as a share of 25 degrees, full lock.", show_share),
         column(
@@ -251,6 +363,74 @@ def _score_columns(whiteness_human: Optional[float]) -> List[_Column]:
             "to the human's own, the better.",
             show_rate,
             measure_difference,
+        ),
+    ]
+
+
+def _driving_columns(*, is_ranking: bool) -> List[_Column]:
+    """Return the columns of what :class:`robostig.closed_loop.ClosedLoop` scores."""
+
+    def show_count(value: float) -> str:
+        return f"{value:,.0f}"
+
+    def show_meters(value: float) -> str:
+        return f"{value:.2f} m"
+
+    def show_distance(value: Tuple[float, int]) -> str:
+        meters, interventions = value
+        return f"{meters / interventions:,.0f} m" if interventions else f"none in {meters / 1000.0:.1f} km"
+
+    def rank_distance(value: Tuple[float, int]) -> float:
+        meters, interventions = value
+        return -meters / interventions if interventions else -math.inf
+
+    ranked = " Models are ranked by it, and where it is equal by the lateral error." if is_ranking else ""
+    return [
+        _Column(
+            "autonomy",
+            "Autonomy",
+            "of the time",
+            f"The share of the time in which nobody helps, where each intervention counts as {INTERVENTION_S:g} "
+            f"seconds (Bojarski et al. 2016); if they add up to more than all the time, it is 0.{ranked}",
+            "{:.1f} %".format,
+            operator.neg,
+        ),
+        _Column(
+            "interventions",
+            "Interventions",
+            "",
+            f"How often the car came more than {LIMIT_M:g} m from the middle of its lane and was put back.",
+            show_count,
+            float,
+        ),
+        _Column(
+            "distance", "Distance", "per intervention", "How far it drives by itself.", show_distance, rank_distance
+        ),
+        _Column(
+            "lateral_rmse_m",
+            "Lateral error",
+            "RMSE",
+            "Root mean square of the distance from the middle of the lane. Each intervention sets it back to 0, which "
+            "flatters who needs many.",
+            show_meters,
+            float,
+        ),
+        _Column("lateral_max_m", "Lateral error", "maximum", "The largest of these distances.", show_meters, float),
+        _Column(
+            "whiteness",
+            "Whiteness",
+            "and the expert’s",
+            "How restless the steering is: the root mean square of its rate of change, in degrees a second; and that "
+            "of the expert on the same drives. The closer to it, the better.",
+            lambda value: f"{value[0]:.1f} / {value[1]:.1f}",
+            lambda value: abs(value[0] - value[1]),
+        ),
+        _Column(
+            "laps",
+            "Laps",
+            "driven",
+            "How often it drove all around; a road and its other direction are two.",
+            "{:.1f}".format,
         ),
     ]
 
@@ -316,30 +496,35 @@ def _cost_columns() -> List[_Column]:
     ]
 
 
-def _tabulate(title: str, columns: Sequence[_Column], rows: Sequence[_Row]) -> Dict[str, Any]:
-    """Return a table's rows as texts, with the best model's value of each column marked."""
-    best = {column.key: _find_best(column, rows) for column in columns}
-    body = [
-        {
-            "row": row,
-            "cells": [
-                {"text": _show(row.values.get(column.key), column.show), "best": best[column.key] == row.name}
-                for column in columns
-            ],
-        }
-        for row in rows
-    ]
-    return {"title": title, "columns": columns, "body": body}
+def _tabulate(title: str, columns: Sequence[_Column], groups: Mapping[str, Sequence[_Row]]) -> Dict[str, Any]:
+    """Return a table's rows as texts, with the best values of each group's models marked."""
+    body = {}
+    for name, rows in groups.items():
+        best = {column.key: _find_best(column, rows) for column in columns}
+        body[name] = [
+            {
+                "row": row,
+                "cells": [
+                    {"text": _show(row.values.get(column.key), column.show), "best": row.name in best[column.key]}
+                    for column in columns
+                ],
+            }
+            for row in rows
+        ]
+    return {"title": title, "columns": columns, "groups": body}
 
 
-def _find_best(column: _Column, rows: Sequence[_Row]) -> Optional[str]:
-    """Return the name of the one model with the best value; None if they look equal, or there is nothing to compare."""
+def _find_best(column: _Column, rows: Sequence[_Row]) -> Set[str]:
+    """Return the models with the best value; none if all look equal, or there is nothing to compare."""
     found = {row.name: row.values.get(column.key) for row in rows if row.is_model}
-    known = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
-    rank = column.rank
-    if rank is None or len({column.show(value) for value in known.values()}) < 2:
-        return None
-    return min(known, key=lambda name: rank(known[name]))
+    known = {name: value for name, value in found.items() if _is_known(value)}
+    texts = {name: column.show(value) for name, value in known.items()}
+    if column.rank is None or len(set(texts.values())) < 2:
+        return set()
+    ranks = {name: column.rank(value) for name, value in known.items()}
+    first = min(ranks, key=ranks.__getitem__)
+    best = {name for name in known if ranks[name] == ranks[first] or texts[name] == texts[first]}
+    return best if len(best) < len(known) else set()
 
 
 def _find_worst_frames(
@@ -358,25 +543,16 @@ def _find_worst_frames(
         row = int(comparison.split.validation[number])
         path = comparison.log.pictures["center"][row]
         picture, width, height = _encode_picture(read_picture(path))
-        steering = {"human": float(loop.human[number])}
-        steering.update({each: float(model.open_loop.predicted[number]) for each, model in comparison.models.items()})
-        colors = {"human": "#ffffff", **{each.name: each.color for each in rows if each.is_model}}
+        answers = [("human", float(loop.human[number]), REFERENCE_COLOR)]
+        answers += [
+            (each.name, float(comparison.models[each.name].open_loop.predicted[number]), each.color)
+            for each in rows
+            if each.is_model
+        ]
         frames.append(
             {
-                "picture": picture,
-                "width": width,
-                "height": height,
-                "drivers": [
-                    {
-                        "name": each,
-                        "color": colors[each],
-                        "angle": _show_side(value),
-                        "path": _trace_path(value, width, height),
-                        "width": max(2.0, 7.0 - 2.0 * order),  # the later ones lie on the earlier ones, and hide none
-                    }
-                    for order, (each, value) in enumerate(steering.items())
-                ],
-                "error": _in_degrees(abs(steering[name] - steering["human"])),
+                **_draw_frame(picture, width, height, answers),
+                "error": _in_degrees(abs(float(loop.predicted[number]) - float(loop.human[number]))),
                 "row": row,
                 "file": os.path.basename(path),
                 "time": f"{int(clock[number]) // 60}:{int(clock[number]) % 60:02d}",
@@ -385,32 +561,51 @@ def _find_worst_frames(
     return frames
 
 
-def _encode_picture(frame: np.ndarray) -> Tuple[str, int, int]:
-    """Return a frame as the address of a JPEG, not wider than ``FRAME_WIDTH``, and its width and height."""
+def _encode_picture(frame: np.ndarray) -> Tuple[bytes, int, int]:
+    """Return a frame as a JPEG, not wider than ``FRAME_WIDTH``, and its width and height."""
     height, width = frame.shape[:2]
     if width > FRAME_WIDTH:
         height, width = max(1, round(height * FRAME_WIDTH / width)), FRAME_WIDTH
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}", width, height
+    return encode_jpeg(frame, FRAME_QUALITY), width, height
+
+
+def _draw_frame(
+    jpeg: bytes, width: int, height: int, answers: Sequence[Tuple[str, float, str]], *, thickest: float = 7.0
+) -> Dict[str, Any]:
+    """Return a picture with the paths of those who answered, ``(name, steering, colour)``, as the template draws it."""
+    return {
+        "picture": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}",
+        "width": width,
+        "height": height,
+        "drivers": [
+            {
+                "name": name,
+                "color": color,
+                "edge": REFERENCE_EDGE if color == REFERENCE_COLOR else "#ffffff",
+                "angle": _show_side(steering),
+                "path": _trace_path(steering, width, height),
+                "width": max(2.0, thickest - 2.0 * order),  # the later ones lie on the earlier ones, and hide none
+            }
+            for order, (name, steering, color) in enumerate(answers)
+        ],
+    }
 
 
 def _trace_path(steering: float, width: int, height: int) -> str:
     """Return the points of the path that a car takes with its wheels held so, on a flat road, in pixels of the picture.
 
-    All paths begin at the middle of the lower edge. The road is seen as by the camera of Udacity's simulator.
+    All paths begin at the middle of the lower edge. The road is seen as by the camera of Udacity's simulator; pictures
+    of another shape are taken to have its field of view from top to bottom.
     """
-    focal = height / 2.0 / math.tan(CAMERA_FIELD / 2.0)
-    nearest = CAMERA_HEIGHT_M / math.tan(CAMERA_FIELD / 2.0 + CAMERA_PITCH)
+    nearest, _ = camera.view_ground(np.array(camera.HEIGHT - 0.5), np.array(0.0))
     along = np.linspace(0.0, 1.0, 28) ** 2 * PATH_M
-    heading = along * math.radians(steering * DEGREES) / TURN_LENGTH_M
+    heading = along * math.tan(math.radians(steering * DEGREES)) / WHEELBASE_M
     along, heading = along[np.abs(heading) < math.pi / 2], heading[np.abs(heading) < math.pi / 2]
     chord = along * np.sinc(heading / 2.0 / math.pi)  # of the arc; sinc(x) is sin(pi x) / (pi x)
-    aside, ahead = chord * np.sin(heading / 2.0), nearest + chord * np.cos(heading / 2.0)
-    depth = ahead * math.cos(CAMERA_PITCH) + CAMERA_HEIGHT_M * math.sin(CAMERA_PITCH)
-    below = CAMERA_HEIGHT_M * math.cos(CAMERA_PITCH) - ahead * math.sin(CAMERA_PITCH)
-    points = np.stack([width / 2.0 + focal * aside / depth, height / 2.0 + focal * below / depth], axis=1)
+    columns, rows, _ = camera.project(nearest + chord * np.cos(heading / 2.0), chord * np.sin(heading / 2.0))
+    scale = height / camera.HEIGHT
+    points = np.stack([width / 2.0 + scale * (columns - camera.WIDTH / 2.0), scale * rows], axis=1)
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
@@ -462,8 +657,12 @@ def _name_folder(comparison: Comparison) -> str:
     return comparison.log.source.resolve().parent.name
 
 
-def _show(value: Optional[float], show: Callable[[float], str]) -> str:
-    return show(value) if value is not None and math.isfinite(value) else MISSING
+def _show(value: Any, show: Callable[[Any], str]) -> str:
+    return show(value) if _is_known(value) else MISSING
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and bool(np.all(np.isfinite(value)))
 
 
 def _in_degrees(steering: float) -> str:
@@ -473,6 +672,11 @@ def _in_degrees(steering: float) -> str:
 def _show_side(steering: float) -> str:
     angle = round(abs(steering) * DEGREES, 1)
     return f"{angle:.1f}°" + ("" if not angle else " right" if steering > 0 else " left")
+
+
+def _show_aside(meters: float) -> str:
+    distance = round(abs(meters), 2)
+    return f"{distance:.2f} m" + ("" if not distance else " right" if meters > 0 else " left")
 
 
 def _show_duration(seconds: float) -> str:

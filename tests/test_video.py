@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from robostig.closed_loop import Constant, evaluate_closed_loop
+from robostig.simulation import load_track
+from robostig.video import CODECS, VideoWriter
+
+TRACK = load_track("lake")
+
+
+def read_video(path):
+    """Return the frames of a video."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return frames
+        frames.append(frame)
+
+
+@pytest.mark.parametrize("suffix", sorted(CODECS))
+def test_a_drive_becomes_a_video_with_one_picture_a_step(tmp_path, suffix):
+    path = tmp_path / f"drive{suffix}"
+    with VideoWriter(path, "always left") as video:
+        driven = evaluate_closed_loop(Constant(-0.3), [TRACK], laps=0.01, watch=video.write)
+    frames = read_video(path)
+    assert len(frames) == len(driven.drives[0].steering)
+    assert frames[0].shape == (440, 640, 3)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    # The picture is the camera's: blue above, not red, so its channels are in order.
+    sky = frames[0][:40].mean(axis=(0, 1))
+    assert sky[0] > sky[2] - 12
+    # The bar of the driver's steering points to the left of the panel's middle and not to its right.
+    panel = frames[-1][320 + 34 : 320 + 48].astype(int)
+    blue = (panel[..., 0] - panel[..., 2]) > 80
+    assert blue[:, 200:300].mean() > 0.5 > 0.1 > blue[:, 305:400].mean()
+
+
+@pytest.mark.parametrize("name", ["drive.gif", "drive", "drive.mp5"])
+def test_a_suffix_that_is_no_videos_is_refused_with_those_that_are(tmp_path, name):
+    with pytest.raises(ValueError, match=r"name it with one of .*\.webm"):
+        VideoWriter(tmp_path / name, "driver")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        VideoWriter(tmp_path / "nowhere" / "drive.avi", "driver")
+
+
+def test_a_missing_codec_says_what_to_try(tmp_path, monkeypatch):
+    monkeypatch.setitem(CODECS, ".mp4", "av01")  # AV1, for which OpenCV's wheels have a decoder alone
+    with pytest.raises(ValueError, match=r"no av01.*try another suffix \(.*\.avi"):
+        VideoWriter(tmp_path / "drive.mp4", "driver")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drive_that_fails_leaves_an_earlier_video_as_it_was(tmp_path):
+    path = tmp_path / "drive.avi"
+    path.write_bytes(b"an earlier one")
+
+    def steer(frame: np.ndarray) -> float:
+        return float("nan")
+
+    with pytest.raises(ValueError, match="answered nan"), VideoWriter(path, "driver") as video:
+        evaluate_closed_loop(steer, [TRACK], laps=0.01, watch=video.write)
+    assert path.read_bytes() == b"an earlier one" and len(list(tmp_path.iterdir())) == 1
