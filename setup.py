@@ -20,7 +20,7 @@ def read_readme():
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
-TEST = ["hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3"]
+TEST = ["boto3", "hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3"]
 
 EXTRAS = {
     # mxnet is no requirement of the package itself: the SageMaker images bring Amazon's own build of it.
@@ -57,10 +57,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["robostig", "robostig.*"]),
-    package_data={"robostig": ["py.typed", "*.html.j2", "**/*.html.j2"]},
+    package_data={"robostig": ["py.typed", "*.html.j2", "**/*.html.j2", "driving/*.html"]},
     zip_safe=False,
     # No lower bounds beyond the SageMaker images' versions: Python 3.8, numpy 1.19, gluoncv 0.8.
     install_requires=[
+        "aiohttp>=3.8,<4",  # the driving server
         "gluoncv>=0.8",
         "jinja2",
         "matplotlib",

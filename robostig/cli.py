@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -66,7 +67,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="robostig",
         description="Train networks that drive like a recorded driver, and choose which one should drive.",
-        epilog="begin with: robostig compare --data recording --out out",
+        epilog="begin with: robostig compare --out out",
     )
     parser.add_argument("--version", action="version", version=f"robostig {robostig.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -86,6 +87,20 @@ def _build_parser() -> argparse.ArgumentParser:
     models.add_argument("pattern", nargs="?", default="*", help="which names, as in a shell; default all")
     _add_json(models, "the list")
 
+    record = add(
+        "record",
+        _record,
+        "record the expert on the built-in track, as Udacity's simulator records a human",
+        "robostig record recording --track lake,mountain:3 --laps 2 --direction both --seed 7",
+    )
+    record.add_argument("out", metavar="OUT", help="folder for driving_log.csv and IMG/; it must not be there yet")
+    _add_track(record, "default lake", default="lake")
+    record.add_argument("--seed", type=int, default=0, help="of the driver's hands; the same gives the same files")
+    record.add_argument(
+        "--no-recoveries", action="store_true", help="leave out how the driver comes back from the edge of the lane"
+    )
+    _add_json(record, "what was recorded")
+
     train = add(
         "train",
         _train,
@@ -101,11 +116,22 @@ def _build_parser() -> argparse.ArgumentParser:
     evaluate = add(
         "evaluate",
         _evaluate,
-        "score a trained model on a recorded drive",
-        "robostig evaluate out/comma --data recording --json",
+        "score a driver on a recorded drive (--data), on roads of the built-in track (--track), or both",
+        "robostig evaluate out/comma --track mountain:17 --direction both --video drive.webm",
     )
-    evaluate.add_argument("artifact", metavar="ARTIFACT", help="folder of a trained model, as train and compare write")
-    _add_data(evaluate, "recorded drive: a folder with driving_log.csv")
+    evaluate.add_argument(
+        "artifact", metavar="ARTIFACT", nargs="?", help="folder of a trained model, as train and compare write"
+    )
+    evaluate.add_argument("--endpoint", metavar="NAME", help="score a SageMaker endpoint, in place of an artifact")
+    evaluate.add_argument(
+        "--constant", metavar="STEERING", type=float, help="score a driver who never looks: always this, -1 to 1"
+    )
+    _add_data(evaluate, "recorded drive: a folder with driving_log.csv", required=False)
+    _add_track(evaluate, "drive it and count interventions")
+    evaluate.add_argument(
+        "--delay", metavar="S", type=float, default=0.0, help="seconds between an answer and the wheels; default 0"
+    )
+    evaluate.add_argument("--video", metavar="FILE", help="film the drive: .webm (for browsers), .mp4, .avi or .mkv")
     evaluate.add_argument(
         "--rows",
         choices=("auto", "held-out", "all"),
@@ -120,21 +146,91 @@ def _build_parser() -> argparse.ArgumentParser:
     compare = add(
         "compare",
         _compare,
-        "train several models on a recorded drive, choose the one that should drive, and show why",
-        "robostig compare --data recording --models nvidia,comma --out out",
+        "train several models on a recorded drive, let them drive, choose the one that should, and show why",
+        "robostig compare --models nvidia,comma --out out",
     )
-    _add_data(compare, "recorded drive: a folder with driving_log.csv")
+    _add_data(
+        compare,
+        "recorded drive: a folder with driving_log.csv; without it, the expert is recorded on the built-in track",
+        required=False,
+    )
+    compare.add_argument(
+        "--track",
+        metavar="NAMES",
+        help="roads that all models drive, both ways: names with commas between, or none; default six that are in no "
+        "recording of ours",
+    )
+    compare.add_argument("--laps", type=float, default=1.0, help="of each road, both ways; default 1")
     compare.add_argument("--models", metavar="NAMES", help="names with commas between; default all that there are")
     compare.add_argument(
         "--out", metavar="DIR", default="out", help="for artifacts, comparison and report; default out"
     )
     _add_json(compare, "the comparison")
     TrainingConfig.add_arguments(compare, leave_out=["model"])
+
+    drive = add(
+        "drive",
+        _drive,
+        "drive Udacity's simulator: the server that it connects to, with a live page for people",
+        "robostig drive out/nvidia --set-speed 15 --record driven",
+    )
+    drive.add_argument("artifact", metavar="ARTIFACT", nargs="?", help="folder of the trained model that drives")
+    drive.add_argument("--endpoint", metavar="NAME", help="a SageMaker endpoint that drives, in place of an artifact")
+    drive.add_argument(
+        "--set-speed", metavar="MPH", type=float, default=15.0, help="speed on a straight, up to 30; default 15"
+    )
+    drive.add_argument("--record", metavar="DIR", help="write what is driven as a log that can be trained on")
+    drive.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1, 0.0.0.0 is every network"
+    )
+    drive.add_argument(
+        "--port", type=int, default=4567, help="default 4567, where the simulator connects to; 0 is any free one"
+    )
+
+    simulate = add(
+        "simulate",
+        _simulate,
+        "connect to a driving server as Udacity's simulator does, and let it drive the built-in track",
+        "robostig simulate --connect ws://127.0.0.1:4567 --track mountain:17 --laps 2",
+    )
+    simulate.add_argument(
+        "--connect", metavar="ADDRESS", default="ws://127.0.0.1:4567", help="the server; default ws://127.0.0.1:4567"
+    )
+    simulate.add_argument(
+        "--track", metavar="NAME", default="lake", help="lake, mountain:17 and the like; default lake"
+    )
+    simulate.add_argument("--direction", choices=("forward", "backward"), default="forward", help="default forward")
+    simulate.add_argument("--laps", type=float, default=1.0, help="may be a part of one; default 1")
+    simulate.add_argument(
+        "--manual-seconds", metavar="S", type=float, default=0.0, help="let a human drive so long at first; default 0"
+    )
+    simulate.add_argument("--decimal-comma", action="store_true", help="write numbers as a German computer does")
+    simulate.add_argument("--real-time", action="store_true", help="15 frames a second, not as many as are answered")
+    _add_json(simulate, "the scores")
     return parser
 
 
-def _add_data(command: argparse.ArgumentParser, help: str) -> None:
-    command.add_argument("--data", metavar="DIR", required=True, help=help)
+def _add_data(command: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
+    command.add_argument("--data", metavar="DIR", required=required, help=help)
+
+
+def _add_track(command: argparse.ArgumentParser, help: str, *, default: Optional[str] = None) -> None:
+    from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH
+
+    command.add_argument(
+        "--track",
+        metavar="NAMES",
+        default=default,
+        help=f"road of the built-in track: {', '.join(LOOKS)}, or any other with such a look by its number, as in "
+        f"mountain:17; several with commas between; {help}",
+    )
+    command.add_argument("--laps", type=float, default=1.0, help="of each road, 0.1 will do too; default 1")
+    command.add_argument(
+        "--direction", choices=(*DIRECTIONS, "both"), default="forward", help="default forward; both is twice the laps"
+    )
+    command.add_argument(
+        "--speed", metavar="MPH", type=float, default=TOP_MPH, help=f"miles an hour; default {TOP_MPH:g}"
+    )
 
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:
@@ -179,52 +275,247 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"artifact  {trained.artifact}")
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from robostig.pipeline import evaluate_artifact
+def _record(arguments: argparse.Namespace) -> None:
+    from robostig.driving_log import read_driving_log
+    from robostig.simulation import parse_tracks, record
 
-    open_loop, which = evaluate_artifact(
-        arguments.artifact, arguments.data, rows=arguments.rows, on_error=arguments.on_error
+    tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
+    folder = record(
+        arguments.out,
+        tracks,
+        laps=arguments.laps,
+        seed=arguments.seed,
+        speed_mph=arguments.speed,
+        recoveries=not arguments.no_recoveries,
     )
+    log = read_driving_log(folder)
     if arguments.json:
-        _print_json({"open_loop": open_loop.scores, "latency_ms": open_loop.latency_ms, "rows": which})
+        minutes = float(log.driving_clock()[-1]) / 60.0
+        _print_json({"folder": str(folder), "rows": len(log), "minutes": minutes, "tracks": list(map(str, tracks))})
         return
-    print(f"scored on {which}")
-    _print_scores(open_loop.scores, open_loop.latency_ms)
+    print(f"{log.describe()}\ntrain on it: robostig train --data {folder}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    given = [each for each in (arguments.artifact, arguments.endpoint, arguments.constant) if each is not None]
+    if len(given) != 1:
+        raise _UsageError("name one driver: an ARTIFACT, or --endpoint NAME, or --constant STEERING")
+    if arguments.data is None and arguments.track is None:
+        raise _UsageError("say what to score it on: --data DIR, --track NAMES, or both")
+    if arguments.video is not None and arguments.track is None:
+        raise _UsageError("--video films a drive; say where, with --track NAMES")
+    if arguments.constant is not None and not -1.0 <= arguments.constant <= 1.0:
+        raise _UsageError(f"--constant is {arguments.constant:g}; a steering is between -1 and 1")
+    results: Dict[str, Any] = {}
+    if arguments.data is not None:
+        results.update(_evaluate_on_data(arguments))
+    if arguments.track is not None:
+        results["closed_loop"] = _evaluate_on_track(arguments)
+    if arguments.json:
+        _print_json(results)
+
+
+def _evaluate_on_data(arguments: argparse.Namespace) -> Dict[str, Any]:
+    from robostig.pipeline import evaluate_artifact, evaluate_driver
+
+    if arguments.artifact is not None:
+        open_loop, which = evaluate_artifact(
+            arguments.artifact, arguments.data, rows=arguments.rows, on_error=arguments.on_error
+        )
+    else:
+        driver, label = _find_driver(arguments)
+        open_loop, which = evaluate_driver(driver, arguments.data, on_error=arguments.on_error, label=label)
+    if not arguments.json:
+        print(f"scored on {which}")
+        _print_scores(open_loop.scores, open_loop.latency_ms)
+    return {"open_loop": open_loop.scores, "latency_ms": open_loop.latency_ms, "rows": which}
+
+
+def _evaluate_on_track(arguments: argparse.Namespace) -> Dict[str, Any]:
+    from robostig.closed_loop import evaluate_closed_loop
+    from robostig.simulation import parse_tracks
+    from robostig.video import VideoWriter
+
+    tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
+    driver, label = _find_driver(arguments)
+    with contextlib.ExitStack() as stack:
+        watch = None
+        if arguments.video is not None:
+            watch = stack.enter_context(VideoWriter(arguments.video, label)).write
+        closed_loop = evaluate_closed_loop(
+            driver,
+            tracks,
+            laps=arguments.laps,
+            speed_mph=arguments.speed,
+            delay_s=arguments.delay,
+            watch=watch,
+            label=label,
+        )
+    summary = closed_loop.summarize()
+    if not arguments.json:
+        _print_drives(summary)
+        if arguments.video is not None:
+            print(f"\nvideo  {arguments.video}")
+    return summary
+
+
+def _find_driver(arguments: argparse.Namespace) -> Tuple[Any, str]:
+    """Return what drives, and what to call it."""
+    if arguments.constant is not None:
+        from robostig.closed_loop import Constant
+
+        return Constant(arguments.constant), f"always {arguments.constant:g}"
+    if arguments.endpoint is not None:
+        from robostig.endpoint import Endpoint
+
+        return Endpoint(arguments.endpoint).steer, arguments.endpoint
+    from robostig.backend import choose_contexts
+    from robostig.pilot import Pilot
+
+    pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0])
+    return pilot, str(pilot.facts.get("model", "pilot"))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    config = _read_config(arguments)
     from robostig.comparison import CAVEAT, COMPARISON, check_models, compare
     from robostig.models import list_models
     from robostig.report import write_report
+    from robostig.roads import RECIPE
+    from robostig.simulation import parse_tracks
 
+    config = _read_config(arguments, RECIPE if arguments.data is None else {})
     names = [name.strip() for name in arguments.models.split(",")] if arguments.models else list_models()
     _check_usage(lambda: check_models(names))
     out = Path(arguments.out)
-    comparison = compare(arguments.data, names, out, config)
+    tracks = None
+    if arguments.track is not None:
+        is_none = arguments.track.strip().lower() == "none"
+        tracks = [] if is_none else _check_usage(lambda: parse_tracks(arguments.track, "both"))
+    comparison = compare(arguments.data, names, out, config, tracks=tracks, laps=arguments.laps)
     report = write_report(comparison, out)
     if arguments.json:
         _print_json(comparison.to_dict(Path()))  # artifacts as they are named from here
         return
-    rows = [["model", "rmse", "of the mean's", "mae", "latency p50", "trained in"]]
+    rows = [["model", "autonomy", "off the middle", "rmse", "of the mean's", "latency p50", "trained in"]]
     for name, model in comparison.models.items():
         scores = model.open_loop.scores
         rows.append(
             [
                 name,
+                *_show_driving(model.closed_loop),
                 f"{scores['rmse']:.4f} ({scores['rmse'] * DEGREES:.2f} deg)",
                 f"{scores['rmse_to_mean_baseline']:.2f}" if scores["rmse_to_mean_baseline"] is not None else "-",
-                f"{scores['mae']:.4f}",
                 f"{model.open_loop.latency_ms['p50']:.1f} ms",
                 f"{model.training.seconds:.0f} s",
             ]
         )
+    rows.append(["always zero", *_show_driving(comparison.blind), "", "", "", ""])
     _print_table(rows)
     print(f"\n{comparison.reason} {CAVEAT}\n\nnumbers  {out / COMPARISON}\nreport   {report}")
 
 
-def _read_config(arguments: argparse.Namespace) -> TrainingConfig:
-    return _check_usage(lambda: TrainingConfig.from_arguments(arguments))
+def _show_driving(closed_loop: Any) -> List[str]:
+    if closed_loop is None:
+        return ["-", "-"]
+    return [f"{closed_loop.scores['autonomy']:.1f} %", f"{closed_loop.scores['lateral_rmse_m']:.2f} m"]
+
+
+def _print_drives(summary: Dict[str, Any]) -> None:
+    """Print a row for each drive, and one for all of them."""
+    rows = [["track", "autonomy", "interventions", "metres to one", "off the middle", "at most", "whiteness", "expert"]]
+    drives = summary["tracks"] if len(summary["tracks"]) == 1 else [*summary["tracks"], summary]
+    for drive in drives:
+        between = drive["distance_per_intervention_m"]
+        rows.append(
+            [
+                f"{drive['track']} {drive['direction']}" if "track" in drive else "all",
+                f"{drive['autonomy']:.1f} %",
+                str(drive["interventions"]),
+                "-" if between is None else f"{between:,.0f}",
+                f"{drive['lateral_rmse_m']:.2f} m",
+                f"{drive['lateral_max_m']:.2f} m",
+                f"{drive['whiteness']:.1f} deg/s" if drive["whiteness"] is not None else "-",
+                f"{drive['whiteness_expert']:.1f}",
+            ]
+        )
+    _print_table(rows)
+    print(
+        f"\n{summary['laps']:.1f} laps, {summary['distance_m'] / 1000.0:.1f} km, {summary['simulated_s']:.0f} "
+        f"simulated seconds in {summary['elapsed_s']:.1f}"
+    )
+
+
+def _drive(arguments: argparse.Namespace) -> None:
+    from robostig.driving.speed import SpeedController
+
+    if (arguments.artifact is None) == (arguments.endpoint is None):
+        raise _UsageError("name the ARTIFACT that drives, or an --endpoint; one of the two")
+    _check_usage(lambda: SpeedController(arguments.set_speed))
+    if not 0 <= arguments.port <= 65535:
+        raise _UsageError(f"there is no port {arguments.port}; ports are 0 (any) to 65535")
+    from robostig.driving.server import DrivingServer, serve
+
+    if arguments.endpoint is not None:
+        from robostig.endpoint import Endpoint
+
+        name, steer = arguments.endpoint, Endpoint(arguments.endpoint).steer
+    else:
+        from robostig.backend import choose_contexts
+        from robostig.pilot import Pilot
+
+        pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0])
+        name, steer = str(pilot.facts["model"]), pilot.steer
+    server = DrivingServer(steer, name=name, set_speed_mph=arguments.set_speed, record=arguments.record)
+
+    def announce(page: str) -> None:
+        logging.info(
+            "%s is ready: start the simulator in Autonomous Mode, and watch %s (Ctrl-C ends the drive)", name, page
+        )
+
+    serve(server, arguments.host, arguments.port, announce=announce)
+    print(server.summarize())
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    import asyncio
+
+    from robostig.driving.simulator import parse_address, simulate
+    from robostig.simulation import Simulation, load_track
+
+    if not 0.0 < arguments.laps <= 1000.0 or not 0.0 <= arguments.manual_seconds <= 3600.0:
+        raise _UsageError("laps are more than 0 and up to 1,000, manual seconds 0 to 3,600")
+    address = _check_usage(lambda: parse_address(arguments.connect))
+    track = _check_usage(lambda: load_track(arguments.track, direction=arguments.direction))
+    driven = asyncio.run(
+        simulate(
+            address,
+            Simulation(track),
+            laps=arguments.laps,
+            manual_s=arguments.manual_seconds,
+            decimal_comma=arguments.decimal_comma,
+            real_time=arguments.real_time,
+        )
+    )
+    if arguments.json:
+        _print_json({"closed_loop": {**driven.to_dict(), "track": arguments.track, "direction": arguments.direction}})
+        return
+    if not driven.finished:
+        logging.warning("the car stood still for a minute: the drive ends before its laps")
+    each, answer_ms = driven.distance_per_intervention_m, driven.answer_ms
+    rows = [
+        ["laps", f"{driven.laps:.2f}", f"{driven.distance_m:,.0f} m of {arguments.track}, {arguments.direction}"],
+        ["interventions", f"{driven.interventions}", "" if each is None else f"one in {each:,.0f} m"],
+        ["autonomy", f"{driven.autonomy:.2f}", "percent"],
+        ["lateral_rmse", f"{driven.lateral_rmse_m:.3f}", "m from the lane's middle"],
+        ["lateral_max", f"{driven.lateral_max_m:.3f}", "m"],
+        ["simulated", f"{driven.simulated_s:.1f}", f"s, {driven.frames:,} frames in {driven.elapsed_s:.1f} s"],
+        ["answer", f"{answer_ms['p50']:.1f}", f"ms (median; {answer_ms['p99']:.1f} ms at the 99th percentile)"],
+    ]
+    _print_table(rows)
+
+
+def _read_config(arguments: argparse.Namespace, recipe: Optional[Dict[str, Any]] = None) -> TrainingConfig:
+    return _check_usage(lambda: TrainingConfig.from_arguments(arguments, recipe=recipe))
 
 
 def _check_usage(read: Callable[[], Any]) -> Any:

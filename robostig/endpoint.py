@@ -1,0 +1,124 @@
+"""A SageMaker endpoint behind the wheel: a camera frame in, steering out."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Optional
+
+import numpy as np
+
+from robostig.driving_log import encode_jpeg
+from robostig.preprocessing import check_frame
+
+__all__ = ["Endpoint"]
+
+# A car waits for the answer, and a late one is of no use: no second try, and no long wait for the first.
+CONNECT_S, READ_S = 1.0, 1.0
+JPEG_QUALITY = 95
+
+
+class Endpoint:
+    """Steers by asking a SageMaker endpoint that serves a RoboStig model.
+
+    Parameters
+    ----------
+    name
+        The endpoint's.
+    client
+        What boto3 calls a client, for ``"sagemaker-runtime"``; if None, one with boto3's usual credentials and region.
+
+    Raises
+    ------
+    ImportError
+        If boto3 is not installed.
+    ValueError
+        If boto3 knows no region.
+    """
+
+    def __init__(self, name: str, *, client: Optional[Any] = None) -> None:
+        self.name = name
+        try:
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError as error:
+            raise ImportError(
+                f'boto3 is needed to ask the endpoint {name}, and not installed: pip install "robostig[sagemaker]"'
+            ) from error
+        self._client_error, self._any_error = ClientError, BotoCoreError
+        limits = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 1})
+        try:
+            self._client = client or boto3.client("sagemaker-runtime", config=limits)
+        except BotoCoreError as error:
+            raise ValueError(f"the endpoint {name} cannot be asked: {_explain(error)}") from error
+
+    def steer(self, frame: np.ndarray) -> float:
+        """Return the steering for one camera frame.
+
+        Parameters
+        ----------
+        frame
+            (H, W, 3) uint8 RGB as the camera gives it, of any size.
+
+        Returns
+        -------
+        float
+            -1..1, 1.0 = full lock to the right.
+
+        Raises
+        ------
+        ValueError
+            If ``frame`` is no such picture, there is no such endpoint, or its answer is no steering.
+        OSError
+            If it cannot be reached, or not in time; without credentials; if it fails.
+        """
+        check_frame(frame)
+        jpeg = encode_jpeg(frame, JPEG_QUALITY)
+        try:
+            answer = self._client.invoke_endpoint(
+                EndpointName=self.name, ContentType="image/jpeg", Accept="application/json", Body=jpeg
+            )
+            body = answer["Body"].read()
+        except self._client_error as error:
+            fault = error.response.get("Error", {})
+            code, message = fault.get("Code", ""), fault.get("Message") or str(error)
+            if code == "ValidationError":
+                raise ValueError(
+                    f"there is no endpoint {self.name} to ask: {message} Deployed ones and their names are in "
+                    "SageMaker's console, under Inference, of the region that AWS_DEFAULT_REGION names"
+                ) from error
+            raise OSError(f"the endpoint {self.name} failed ({code}): {message}") from error
+        except self._any_error as error:  # no credentials, no connection, no answer in time
+            raise OSError(f"the endpoint {self.name} cannot be asked: {_explain(error)}") from error
+        return self._read(body)
+
+    def _read(self, body: bytes) -> float:
+        """Return the first number of a JSON list, however deep: older models answer with a list of lists."""
+        try:
+            steering = json.loads(body)
+            while isinstance(steering, list):
+                steering = steering[0]
+            if isinstance(steering, (bool, str)):
+                raise ValueError("it is no number")
+            steering = float(steering)
+            if not math.isfinite(steering):
+                raise ValueError("it is not finite")
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"the endpoint {self.name} answered {body[:80]!r}, which is no steering ({error}); it takes one that "
+                "serves a RoboStig model"
+            ) from error
+        return min(1.0, max(-1.0, steering))
+
+
+def _explain(error: Exception) -> str:
+    """Return boto3's words, and what to do."""
+    kind = type(error).__name__
+    if "Credential" in kind:
+        advice = "log in with aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    elif kind == "NoRegionError":
+        advice = "set AWS_DEFAULT_REGION to the endpoint's region"
+    else:
+        advice = "look at the network, and at the endpoint's state"
+    return f"{str(error).rstrip('.')}; {advice}"
