@@ -3,8 +3,8 @@
 A picture is counted with the physics and the expert's steering that lead to the next one, in one thread. A row is
 counted as ``robostig record`` writes it: three pictures, drawn, compressed and written into a temporary folder, and its
 line in the log. Looks are measured in turns; each figure is the median of its repetitions, and the slowest and the
-quickest are given beside it. Where other programs run at the same time, the processor time of one picture, or row, tells
-more: it is that of all threads together. Goals: 400 pictures and 150 rows a second; a camera takes 15.
+quickest are given beside it. Where other programs run at the same time, the processor time of one picture, or row,
+tells more: it is that of all threads together. Goals: 400 pictures and 150 rows a second; a camera takes 15.
 
     python benchmarks/bench_simulation.py [--repeats 7] [--quick] [--json FILE]
 """

@@ -16,13 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from robostig.driving_log import encode_jpeg
-from robostig.metrics import measure_autonomy, measure_whiteness
+from robostig.metrics import LIMIT_M, measure_autonomy, measure_whiteness
 from robostig.pilot import Pilot
 from robostig.simulation import FRAME_S, TOP_MPH, Simulation, Track, steer_towards
 
-__all__ = ["LIMIT_M", "ClosedLoop", "Constant", "Drive", "Moment", "evaluate_closed_loop"]
+__all__ = ["ClosedLoop", "Constant", "Drive", "Moment", "evaluate_closed_loop"]
 
-LIMIT_M = 1.0  # from the middle of the lane: further, and a person takes the wheel
 SNAPSHOTS = 8  # pictures kept of a drive
 
 Steer = Callable[[np.ndarray], float]
@@ -187,7 +186,7 @@ def evaluate_closed_loop(
     return ClosedLoop(tuple(drives), time.perf_counter() - started)
 
 
-_Run = Generator[np.ndarray, float, Drive]
+_Run = Generator[np.ndarray, Any, Drive]
 _NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 
@@ -199,7 +198,7 @@ def _drive_together(steer_many: Callable[[List[np.ndarray]], Iterable[float]], r
         answers = steer_many(list(frames.values()))
         for number, answer in zip(list(frames), answers):
             try:
-                frames[number] = runs[number].send(float(answer))
+                frames[number] = runs[number].send(answer)
             except StopIteration as end:
                 done[number] = end.value
                 del frames[number]
@@ -221,11 +220,15 @@ def _drive(
         if is_snapshot:
             snapshots.append((len(steps), encode_jpeg(frame)))
         expert = steer_towards(simulation.car, track.lane, simulation.place)
-        steering = yield frame
+        answer = yield frame
+        try:
+            steering = float(answer)
+        except (TypeError, ValueError):
+            steering = math.nan
         if not math.isfinite(steering):
             raise ValueError(
-                f"the driver answered {steering} after {simulation.time_s:.1f} s on {track}; a steering is a number from "
-                "-1 to 1"
+                f"the driver answered {answer!r} after {simulation.time_s:.1f} s on {track}; a steering is a "
+                "number from -1 to 1"
             )
         steering = min(1.0, max(-1.0, steering))
         if watch is not None:

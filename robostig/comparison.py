@@ -54,6 +54,8 @@ class Comparison:
         What all models were trained with; its ``model`` means nothing.
     blind
         Always zero, on the roads that the models drove: how a driver does who never looks. None if they drove none.
+    laps
+        How many of each road were driven.
     is_built_in
         Whether the drive is the expert's on the built-in track.
     """
@@ -65,6 +67,7 @@ class Comparison:
     split: Split
     config: TrainingConfig
     blind: Optional[ClosedLoop] = None
+    laps: float = 1.0
     is_built_in: bool = False
 
     def to_dict(self, folder: Path) -> Dict[str, Any]:
@@ -126,13 +129,13 @@ def compare(
     """
     check_models(models)  # an unknown name shows before the first hour of training
     tracks = parse_tracks(",".join(TEST_ROADS), "both") if tracks is None else tracks
-    out = make_folder(out)
-    is_built_in = folder is None
+    out, is_built_in = Path(out), folder is None
     folder = record_training_roads(out / RECORDING, seed=config.seed) if folder is None else folder
     recording = read_recording(folder, config)
     if recording.log is None or recording.split is None:
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
     logger.info(recording.describe())
+    make_folder(out)
     trained = {}
     for name in models:
         # Checkpoints stay until all is done: an interrupted comparison then has nothing to train twice.
@@ -157,7 +160,7 @@ def compare(
             trained[name] = replace(model, closed_loop=closed_loop)
     clock = recording.log.driving_clock()[recording.split.validation]
     choice, reason = choose(trained, (clock / BLOCK_S).astype(int))
-    comparison = Comparison(trained, choice, reason, recording.log, recording.split, config, blind, is_built_in)
+    comparison = Comparison(trained, choice, reason, recording.log, recording.split, config, blind, laps, is_built_in)
     with replace_file(out / COMPARISON, "w") as file:
         file.write(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
     for name in models:
@@ -178,7 +181,7 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
 
     The one that drives with the highest autonomy; of several, the one that keeps closest to the middle of its lane; if
     the roads do not tell them apart, the quickest. Where no model was let to drive, or none can drive these roads, it
-    is the one whose steering is closest to the human's, and of several that are equally close the quickest.
+    is the one whose steering is closest to the driver's, and of several that are equally close the quickest.
 
     Parameters
     ----------
@@ -239,9 +242,8 @@ def _choose_by_driving(models: Mapping[str, TrainedModel], loops: Mapping[str, C
     if len(tied) == 1:
         said = _state_share(best, "keeps closer to the middle", float(worse.min()))
         alike = "all" if len(equal) == len(names) > 2 else "both" if len(equal) == len(names) else " and ".join(equal)
-        return best, (
-            f"{best} should drive: {alike} drive alike, and it keeps closest to the middle of its lane. {evidence} {said}"
-        )
+        nearest = f"{alike} drive alike, and it keeps closest to the middle of its lane"
+        return best, f"{best} should drive: {nearest}. {evidence} {said}"
     choice = min(tied, key=latency.__getitem__)
     times = " and ".join(f"{name} {latency[name]:.1f} ms" for name in sorted(tied, key=latency.__getitem__))
     return choice, (
@@ -277,7 +279,7 @@ def _count(interventions: int) -> str:
 
 
 def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
-    """Return the model whose steering is closest to the human's, and the reason."""
+    """Return the model whose steering is closest to the driver's, and the reason."""
     names = list(models)
     errors = [models[name].open_loop.predicted - models[name].open_loop.human for name in names]
     resampled = resample_rmse(errors, blocks)
@@ -293,7 +295,7 @@ def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray)
         warning = " But none is better than that: record more driving before letting one drive."
     if len(names) == 1:
         reason = (
-            f"{best} is the only model: {_in_degrees(rmse[best])} from the human on held-out driving; {against_blind}."
+            f"{best} is the only model: {_in_degrees(rmse[best])} from the driver on held-out driving; {against_blind}."
         )
         return best, reason + warning
 
@@ -303,11 +305,11 @@ def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray)
     found = " and ".join(f"{name} is {_in_degrees(rmse[name])}" for name in ranked)
     shares = ", ".join(f"{best} is closer than {name} in {share[name]:.0%}" for name in ranked[1:])
     evidence = (
-        f"On held-out driving, {found} from the human (RMSE); {against_blind}. "
+        f"On held-out driving, {found} from the driver (RMSE); {against_blind}. "
         f"Of {len(resampled):,} resampled drives, {shares}"
     )
     if len(tied) == 1:
-        return best, f"{best} should drive: it is the closest to the human. {evidence}.{warning}"
+        return best, f"{best} should drive: it is the closest to the driver. {evidence}.{warning}"
     choice = min(tied, key=latency.__getitem__)
     times = " and ".join(f"{name} {latency[name]:.1f} ms" for name in sorted(tied, key=latency.__getitem__))
     return choice, (

@@ -272,7 +272,11 @@ class DrivingLogWriter:
         self.folder = make_folder(folder)
         self._pictures = make_folder(self.folder / PICTURES_NAME)
         self._named = Path(os.path.abspath(folder if named is None else named)) / PICTURES_NAME
-        self._file: IO[str] = open(self.folder / LOG_NAME, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        path = self.folder / LOG_NAME
+        has_loose_end = path.is_file() and not _ends_with_newline(path)  # then a row would be joined to the last one
+        self._file: IO[str] = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        if has_loose_end:
+            self._file.write("\n")
         self.rows = 0
 
     def __enter__(self) -> DrivingLogWriter:
@@ -312,9 +316,14 @@ class DrivingLogWriter:
 
         Raises
         ------
+        ValueError
+            If a number is not finite: no reader would take such a row.
         OSError
             If the disk does not take it.
         """
+        numbers = (steering, throttle, brake, speed_mph)
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"steering, throttle, brake and speed are {numbers}; all must be finite numbers")
         clock = datetime(1970, 1, 1) + timedelta(milliseconds=round(time_s * 1000.0))
         stamp = f"{clock:%Y_%m_%d_%H_%M_%S}_{clock.microsecond // 1000:03d}"
         cells = []
@@ -326,10 +335,19 @@ class DrivingLogWriter:
             picture = pictures[camera]
             (self._pictures / name).write_bytes(picture if isinstance(picture, bytes) else encode_jpeg(picture))
             cells.append(str(self._named / name))
-        cells += [f"{value:.7g}" for value in (steering, throttle, brake, speed_mph)]
+        cells += [f"{value:.7g}" for value in numbers]
         csv.writer(self._file, lineterminator="\n").writerow(cells)
         self._file.flush()
         self.rows += 1
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        if not file.tell():
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:

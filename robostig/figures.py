@@ -121,7 +121,7 @@ def draw_steering(
     *,
     panels: int = 12,
 ) -> Figure:
-    """Draw what the models steer over what the human steered, one panel a stretch of driving, all on the same scales.
+    """Draw what the models steer over what the driver steered, one panel a stretch of driving, all on the same scales.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def draw_steering(
     figure = Figure(figsize=(WIDTH, 0.9 + 1.35 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False, gridspec_kw={"wspace": 0.05})
 
-    lines = [("human", human, INK, 3.0, 0.45)]
+    lines = [("driver", human, INK, 3.0, 0.45)]
     lines += [(name, predicted[name], color, 1.3, 1.0) for name, color in choose_colors(predicted).items()]
     limit = 1.06 * max(0.2, *(float(np.abs(values).max()) for _, values, *_ in lines)) * DEGREES
     duration = max(float(time_s[stretch[-1]] - time_s[stretch[0]]) for stretch in shown) or 1.0
@@ -203,7 +203,7 @@ def draw_labels(before: np.ndarray, after: np.ndarray) -> Figure:
 
 
 def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean: Optional[float] = None) -> Figure:
-    """Draw how large errors are (left), and what the models answer where the human steers how far (right).
+    """Draw how large errors are (left), and what the models answer where the driver steers how far (right).
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
             answers.fill_between(centers, low, high, color=color, alpha=0.15, lw=0)
             answers.plot(centers, middle, color=color, lw=1.7, marker="." if len(centers) == 1 else "")
     limit = max(5.0, float(np.abs(human).max()) * DEGREES)
-    answers.plot([-limit, limit], [-limit, limit], color=INK, alpha=0.4, lw=2.2, zorder=1, label="as the human")
+    answers.plot([-limit, limit], [-limit, limit], color=INK, alpha=0.4, lw=2.2, zorder=1, label="as the driver")
     for axes in (sizes, answers):
         _style(axes)
         _add_legend(axes)
@@ -239,7 +239,7 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
     sizes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     sizes.set_xlabel("error in degrees")
     sizes.set_ylabel("share of frames with at most this error")
-    answers.set_xlabel("the human's steering in degrees")
+    answers.set_xlabel("the driver's steering in degrees")
     answers.set_ylabel("the model's steering in degrees")
     return figure
 

@@ -16,6 +16,8 @@ import numpy as np
 
 __all__ = [
     "DEGREES",
+    "INTERVENTION_S",
+    "LIMIT_M",
     "STRAIGHT",
     "measure_autonomy",
     "measure_whiteness",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 DEGREES = 25.0  # full lock of the simulator's car: steering 1.0
+LIMIT_M = 1.0  # from the middle of the lane: further off, and a person takes the wheel
 INTERVENTION_S = 6.0  # what a person needs to take the wheel, put the car back and hand it over again
 STRAIGHT = 0.04  # 1 degree: below this, the human drives straight
 

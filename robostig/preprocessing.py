@@ -10,6 +10,7 @@ here in NumPy as well; for the simulator's frames the two agree to the bit.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Mapping, Tuple
@@ -21,9 +22,10 @@ try:
 except ImportError:  # SageMaker's inference image
     cv2 = None  # type: ignore[assignment]
 
-__all__ = ["COLOR_SPACES", "InputSpec", "preprocess"]
+__all__ = ["COLOR_SPACES", "InputSpec", "check_picture_size", "preprocess"]
 
 COLOR_SPACES = ("rgb", "yuv")
+LARGEST_PICTURE = 4096 * 4096  # pixels
 
 Taps = Tuple[np.ndarray, np.ndarray]
 
@@ -130,6 +132,31 @@ def check_frame(frame: np.ndarray) -> None:
             f"a frame is (H, W, 3) uint8 in RGB, 0..255; this array is {shape} {frame.dtype}. "
             "A grey or RGBA picture must be converted, and floats scaled back to 0..255, first"
         )
+
+
+def check_picture_size(data: bytes) -> None:
+    """Raise ValueError if a JPEG or PNG promises more pixels than any camera's: a few bytes can ask for gigabytes."""
+    try:
+        height, width = _read_picture_size(data)
+    except struct.error:
+        raise ValueError("a picture whose header is cut off") from None
+    if not 0 < height * width <= LARGEST_PICTURE:
+        raise ValueError(f"a picture of {height:,} x {width:,} pixels; a camera's has at most {LARGEST_PICTURE:,}")
+
+
+def _read_picture_size(data: bytes) -> Tuple[int, int]:
+    """Return height and width from the header of a JPEG or PNG."""
+    if data[:4] == b"\x89PNG":
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    position = 2
+    while position + 9 <= len(data):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # start of frame
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        position += 1 if marker == 0xFFFF else 2 + length  # padding, or a segment
+    raise ValueError("a JPEG without a frame in it")
 
 
 # OpenCV's arithmetic in NumPy. An output row or column is a weighted sum of a few input ones, its taps.

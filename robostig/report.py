@@ -27,11 +27,12 @@ import robostig
 from robostig import camera, figures
 from robostig._files import make_folder, replace_file
 from robostig.backend import mx
-from robostig.closed_loop import LIMIT_M, Drive
+from robostig.closed_loop import Drive
 from robostig.comparison import CAVEAT, DRIVES, REPORT, Comparison
 from robostig.config import TrainingConfig
 from robostig.driving_log import encode_jpeg, read_picture
-from robostig.metrics import DEGREES, INTERVENTION_S, STRAIGHT, score_steering
+from robostig.metrics import DEGREES, INTERVENTION_S, LIMIT_M, STRAIGHT, score_steering
+from robostig.roads import RECIPE, TEST_ROADS
 from robostig.simulation.car import WHEELBASE_M
 
 __all__ = ["write_report"]
@@ -136,7 +137,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
         "bars": _make_bars(rows, "rmse", _in_degrees),
         "tables": [
             _tabulate(
-                "Closeness to the human",
+                "Closeness to the driver",
                 _score_columns(scores.get("whiteness_human"), is_ranking=driving is None or not driving["is_ranking"]),
                 {"": rows},
             ),
@@ -332,7 +333,7 @@ def _score_columns(whiteness_human: Optional[float], *, is_ranking: bool = True)
             "rmse",
             "RMSE",
             "degrees",
-            "Root mean square error, the usual distance from the human, in which large errors weigh most. "
+            "Root mean square error, the usual distance from the driver, in which large errors weigh most. "
             + ("Models are ranked by it; less is better." if is_ranking else "Less is better."),
         ),
         column("rmse_share", "RMSE", "of full lock", "The same as a share of 25 degrees, full lock.", show_share),
@@ -344,23 +345,23 @@ def _score_columns(whiteness_human: Optional[float], *, is_ranking: bool = True)
             show_ratio,
         ),
         column("mae", "MAE", "all", "Mean absolute error on all held-out frames, in degrees."),
-        column("mae_left", "MAE", "left", f"The same where the human steers left by more than {straight}."),
-        column("mae_straight", "MAE", "straight", f"The same where the human is within {straight} of straight ahead."),
-        column("mae_right", "MAE", "right", f"The same where the human steers right by more than {straight}."),
+        column("mae_left", "MAE", "left", f"The same where the driver steers left by more than {straight}."),
+        column("mae_straight", "MAE", "straight", f"The same where the driver is within {straight} of straight ahead."),
+        column("mae_right", "MAE", "right", f"The same where the driver steers right by more than {straight}."),
         column(
             "correlation",
             "Correlation",
-            "with the human",
-            "Whether it turns when the human turns: 1 always, 0 by chance. A constant has none.",
+            "with the driver",
+            "Whether it turns when the driver turns: 1 always, 0 by chance. A constant has none.",
             show_ratio,
             operator.neg,
         ),
         column(
             "whiteness",
             "Whiteness",
-            f"human {_show(whiteness_human, show_rate)}",
+            f"driver {_show(whiteness_human, show_rate)}",
             "How restless the steering is: the root mean square of its rate of change, in degrees a second. The closer "
-            "to the human's own, the better.",
+            "to the driver's own, the better.",
             show_rate,
             measure_difference,
         ),
@@ -530,7 +531,7 @@ def _find_best(column: _Column, rows: Sequence[_Row]) -> Set[str]:
 def _find_worst_frames(
     comparison: Comparison, name: str, clock: np.ndarray, rows: Sequence[_Row]
 ) -> List[Dict[str, Any]]:
-    """Return the frames where a model is furthest from the human, the worst first, as the template draws them."""
+    """Return the frames where a model is furthest from the driver, the worst first, as the template draws them."""
     loop = comparison.models[name].open_loop
     chosen: List[int] = []
     for number in np.argsort(-np.abs(loop.predicted - loop.human), kind="stable"):
@@ -543,7 +544,7 @@ def _find_worst_frames(
         row = int(comparison.split.validation[number])
         path = comparison.log.pictures["center"][row]
         picture, width, height = _encode_picture(read_picture(path))
-        answers = [("human", float(loop.human[number]), REFERENCE_COLOR)]
+        answers = [("driver", float(loop.human[number]), REFERENCE_COLOR)]
         answers += [
             (each.name, float(comparison.models[each.name].open_loop.predicted[number]), each.color)
             for each in rows
@@ -645,11 +646,17 @@ def _describe_config(config: TrainingConfig) -> List[Dict[str, Any]]:
 
 def _rebuild_command(comparison: Comparison) -> str:
     """Return the command that makes this comparison again."""
-    words = ["robostig", "compare", "--data", _name_folder(comparison), "--models", ",".join(comparison.models)]
-    words += ["--out", "comparison"]
-    for setting in _describe_config(comparison.config):
-        if setting["changed"]:
-            words += [f"--{setting['name'].replace('_', '-')}", str(setting["value"])]
+    words = ["robostig", "compare"] + ([] if comparison.is_built_in else ["--data", _name_folder(comparison)])
+    words += ["--models", ",".join(comparison.models), "--out", "comparison"]
+    roads = [] if comparison.blind is None else [drive.track.name for drive in comparison.blind.drives]
+    if set(roads) != set(TEST_ROADS):
+        words += ["--track", ",".join(dict.fromkeys(roads)) or "none"]
+    if comparison.laps != 1.0:
+        words += ["--laps", f"{comparison.laps:g}"]
+    usual = TrainingConfig(**(RECIPE if comparison.is_built_in else {})).to_dict()
+    for name, value in comparison.config.to_dict().items():
+        if name != "model" and value != usual[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return " ".join(map(shlex.quote, words))
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 import tokenize
 from typing import Any, Callable, Dict, Tuple, Union
 
@@ -28,6 +27,7 @@ import numpy as np
 
 from robostig.backend import choose_contexts, mx
 from robostig.pilot import Pilot
+from robostig.preprocessing import check_picture_size
 
 try:
     from sagemaker_inference.errors import BaseInferenceToolkitError
@@ -44,7 +44,6 @@ except ImportError:  # outside the inference image
 __all__ = ["RequestError", "model_fn", "transform_fn"]
 
 JSON, NPY = "application/json", "application/x-npy"
-LARGEST_PICTURE = 4096 * 4096  # pixels
 
 
 class RequestError(BaseInferenceToolkitError):
@@ -157,30 +156,10 @@ def _read_picture(body: Union[str, bytes]) -> np.ndarray:
     try:
         if not whole:
             raise ValueError(f"{len(data):,} bytes that do not begin and end as a whole JPEG or PNG does")
-        height, width = _read_size(data)
-        if height * width > LARGEST_PICTURE:
-            raise ValueError(f"{height:,} x {width:,} pixels; a camera frame has at most {LARGEST_PICTURE:,}")
+        check_picture_size(data)
         return mx.image.imdecode(data, to_rgb=True).asnumpy()
-    except (ValueError, struct.error, mx.MXNetError) as error:
+    except (ValueError, mx.MXNetError) as error:
         raise RequestError(f"the body is no picture that can be decoded ({str(error).splitlines()[0]})") from error
-
-
-def _read_size(data: bytes) -> Tuple[int, int]:
-    """Return height and width from the header of a JPEG or PNG: a few bytes can promise gigabytes of pixels."""
-    if data[:4] == b"\x89PNG":
-        width, height = struct.unpack(">II", data[16:24])
-        return height, width
-    position = 2
-    while position + 9 <= len(data):
-        if data[position : position + 2] == b"\xff\xff":  # padding
-            position += 1
-            continue
-        marker, length = struct.unpack(">HH", data[position : position + 4])
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # start of frame
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return height, width
-        position += 2 + length
-    raise ValueError("a JPEG without a frame in it")
 
 
 def _as_bytes(body: Union[str, bytes]) -> bytes:

@@ -11,8 +11,8 @@ from typing import Dict, List, Optional, Tuple, Type, Union
 import cv2
 import numpy as np
 
-from robostig.closed_loop import LIMIT_M, Moment
-from robostig.metrics import DEGREES
+from robostig.closed_loop import Moment
+from robostig.metrics import DEGREES, LIMIT_M
 from robostig.simulation import FRAME_S
 
 __all__ = ["CODECS", "VideoWriter"]

@@ -16,6 +16,7 @@ from robostig.preprocessing import InputSpec
 
 nn = mx.gluon.nn
 
+DRIVE = ["--track", "lake:9", "--laps", "0.02"]
 QUICK = ["--epochs", "1", "--batch-size", "16", "--gap-s", "0.2", "--device", "cpu"]
 
 
@@ -109,7 +110,7 @@ def test_a_model_saved_from_a_notebook_is_evaluated_as_well(run, make_recording)
 
 def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording):
     data = make_recording(60, size=(32, 64))
-    status, out, err = run("compare", "--data", data, "--out", "both", *QUICK, "--json")
+    status, out, err = run("compare", "--data", data, "--out", "both", *QUICK, *DRIVE, "--json")
     printed = parse(out)
     assert status == 0, err
     written = parse(Path("both/comparison.json").read_text())
@@ -119,10 +120,11 @@ def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording
     assert printed == written
     assert list(printed["models"]) == ["tiny1", "tiny2"] and printed["choice"] in printed["models"]
     assert {path.name for path in Path("both").iterdir()} == {"comparison.json", "report.html", "tiny1", "tiny2"}
+    assert [each["track"] for each in printed["models"]["tiny1"]["closed_loop"]["tracks"]] == ["lake:9", "lake:9"]
     page = Path("both/report.html").read_text(encoding="utf-8")
     assert printed["choice"] in page and page.rstrip().endswith("</html>")
-    status, out, _ = run("compare", "--data", data, "--models", "tiny2, tiny1", "--out", "both", *QUICK)
-    assert status == 0 and out.splitlines()[0].startswith("model ")
+    status, out, _ = run("compare", "--data", data, "--models", "tiny2, tiny1", "--out", "both", *QUICK, *DRIVE)
+    assert status == 0 and out.splitlines()[0].startswith("model  ") and "always zero" in out
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["tiny2", "tiny1"]
     assert "should drive" in out and str(Path("both/report.html")) in out
 
@@ -137,6 +139,26 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["compare", "--data", "data"], 1, "driving_log.csv"),
     (["train", "--data", "data", "--device", "gpu:99"], 1, "driving_log.csv"),
     (["evaluate", "data", "--data", "data"], 1, "no trained model in data"),
+    (["evaluate", "data", "--track", "lake"], 1, "no trained model in data"),
+    (["evaluate"], 2, "name one driver: an ARTIFACT, or --endpoint NAME"),
+    (["evaluate", "data", "--constant", "0", "--track", "lake"], 2, "name one driver"),
+    (["evaluate", "data"], 2, "say what to score it on: --data DIR, --track NAMES, or both"),
+    (["evaluate", "--constant", "2", "--track", "lake"], 2, "a steering is between -1 and 1"),
+    (["evaluate", "--constant", "0", "--track", "laek"], 2, "there is no track 'laek'. Did you mean lake?"),
+    (["evaluate", "--constant", "0", "--track", "mountain:x"], 2, "as in mountain:17"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--laps", "0"], 1, "laps is 0; it is more than 0"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--laps", "nan"], 1, "laps is nan"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--speed", "90"], 1, "at most 30"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--delay", "-1"], 1, "between 0 and 2 seconds"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--video", "x.gif"], 1, "name it with one of .mp4"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--video", "no/x.avi"], 1, "no folder no"),
+    (["evaluate", "--constant", "0", "--data", "data", "--video", "x.avi"], 2, "with --track NAMES"),
+    (["compare", "--track", "hills"], 2, "there is no track 'hills'"),
+    (["record", "out", "--track", "lake:-1"], 2, "there is no track 'lake:-1'"),
+    (["record", "out", "--laps", "0"], 1, "laps is 0"),
+    (["record", "."], 1, "is there already"),
+    (["drive"], 2, "ARTIFACT"),
+    (["simulate", "--connect", "ws://127.0.0.1:9"], 1, "nobody listens"),
 ]
 
 
@@ -149,11 +171,44 @@ def test_a_mistake_is_answered_in_one_line(run, tmp_path, words, status, message
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["fly"], ["train"], ["evaluate"], ["compare", "--model", "nvidia", "--data", "x"], ["train", "--dat", "x"]],
+    [[], ["fly"], ["train"], ["record"], ["compare", "--model", "nvidia", "--data", "x"], ["train", "--dat", "x"]],
 )
 def test_words_that_are_no_command_end_with_status_2(run, words):
     status, out, err = run(*words)
     assert status == 2 and out == "" and err.startswith("usage: robostig")
+
+
+def test_a_drive_is_recorded_and_the_same_words_write_the_same_again(run):
+    words = ["--track", "dirt:3,lake", "--laps", "0.02", "--direction", "both", "--seed", "7"]
+    status, out, _ = run("record", "first", *words, "--json")
+    told = parse(out)
+    assert status == 0 and told["tracks"] == ["dirt:3 forward", "dirt:3 backward", "lake:0 forward", "lake:0 backward"]
+    status, out, _ = run("record", "second", *words)
+    assert status == 0 and f"{told['rows']} rows" in out and "robostig train --data second" in out
+    first, second = (sorted(Path(name, "IMG").iterdir()) for name in ("first", "second"))
+    assert [path.name for path in first] == [path.name for path in second] and len(first) == 3 * told["rows"]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second))
+    lines = [Path(name, "driving_log.csv").read_text() for name in ("first", "second")]
+    assert lines[0].replace(str(Path("first").resolve()), str(Path("second").resolve())) == lines[1]
+
+
+def test_a_driver_is_scored_on_a_road_for_people_and_for_programs(run):
+    words = ["--constant", "0", "--track", "mountain:17", "--laps", "0.1", "--direction", "both"]
+    status, out, _ = run("evaluate", *words, "--json", "--video", "drive.webm")
+    told = parse(out)
+    assert status == 0 and list(told) == ["closed_loop"] and Path("drive.webm").stat().st_size > 10_000
+    scores = told["closed_loop"]
+    assert scores["autonomy"] == 0.0 and scores["interventions"] > 5 and scores["lateral_max_m"] > 1.0
+    assert [each["direction"] for each in scores["tracks"]] == ["forward", "backward"]
+    status, out, _ = run("evaluate", *words)
+    assert status == 0 and out.splitlines()[1].startswith("mountain:17 forward") and "0.0 %" in out
+    assert out.splitlines()[3].startswith("all ") and f" {scores['interventions']} " in out.splitlines()[3]
+
+
+def test_a_constant_is_scored_on_a_recording_and_on_a_road_at_once(run, make_recording):
+    words = ["--constant", "0", "--data", make_recording(10, size=(16, 32)), "--track", "lake", "--laps", "0.02"]
+    told = parse(run("evaluate", *words, "--json")[1])
+    assert told["open_loop"]["rmse"] == told["open_loop"]["rmse_zero_baseline"] and "closed_loop" in told
 
 
 def test_an_interruption_says_how_to_go_on(run, monkeypatch):
@@ -162,15 +217,18 @@ def test_an_interruption_says_how_to_go_on(run, monkeypatch):
     assert status == 130 and "interrupted" in err
 
 
-@pytest.mark.parametrize("command", ["models", "train", "evaluate", "compare"])
+COMMANDS = ("models", "record", "train", "evaluate", "compare", "drive", "simulate")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_an_example(run, command):
     status, out, _ = run(command, "--help")
-    assert status == 0 and f"example: robostig {command} " in out and "--json" in out
+    assert status == 0 and f"example: robostig {command} " in out and ("--json" in out or command == "drive")
 
 
 def test_the_command_itself_says_what_there_is(run):
     status, out, _ = run("--help")
-    assert status == 0 and all(command in out for command in ("models", "train", "evaluate", "compare"))
+    assert status == 0 and all(command in out for command in COMMANDS)
     assert run("--version")[:2] == (0, f"robostig {robostig.__version__}\n")
 
 
@@ -182,5 +240,5 @@ def test_arrays_can_be_trained_on_but_not_compared_on(zoo, run, tmp_path):
         np.save(tmp_path / "data" / f"{prefix}_Y.npy", np.linspace(-0.5, 0.5, count, dtype=np.float32))
     status, out, _ = run("train", "--model", "tiny1", "--data", "data", *QUICK, "--json")
     assert status == 0 and parse(out)["open_loop"]["whiteness"] is None
-    status, _, err = run("compare", "--data", "data", *QUICK)
+    status, _, err = run("compare", "--data", "data", *QUICK, "--track", "none")
     assert status == 1 and "holds arrays" in err

@@ -59,7 +59,7 @@ def test_the_model_that_is_clearly_closer_to_the_human_is_chosen_however_slow():
     models = {"slow": make_driver("slow", make_noise(0), 50.0), "quick": make_driver("quick", make_noise(1, 0.2), 1.0)}
     choice, reason = choose(models, BLOCKS)
     assert choice == "slow"
-    assert reason.startswith("slow should drive: it is the closest to the human.")
+    assert reason.startswith("slow should drive: it is the closest to the driver.")
     assert (
         f"{models['quick'].open_loop.scores['rmse'] * 25:.2f} degrees" in reason
         and "closer than quick in 100%" in reason

@@ -119,7 +119,7 @@ def test_steering_has_a_panel_for_each_stretch_and_no_line_across_a_gap(drive):
     breaks[[0, 100, 150, 200]] = True
     panels = [axes for axes in draw_steering(predicted, human, time_s, breaks).axes if axes.get_visible()]
     assert len(panels) == 3
-    assert list_texts(panels[0]) == ["human", "nvidia", "comma"]
+    assert list_texts(panels[0]) == ["driver", "nvidia", "comma"]
     pieces = [line.get_xydata() for axes in panels for line in list_lines(axes, PALETTE[0])]
     assert [len(piece) for piece in pieces] == [100, 50, 50, 100]
     assert max(np.diff(piece[:, 0]).max() for piece in pieces) < 0.1

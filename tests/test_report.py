@@ -179,7 +179,7 @@ def test_the_table_has_the_scores_of_models_and_baselines(page, comparison):
             f"{scores['correlation']:.2f}",
             f"{scores['whiteness']:.1f}",
         ]
-    assert f"human {scores['whiteness_human']:.1f}" in head[-1]
+    assert f"driver {scores['whiteness_human']:.1f}" in head[-1]
     mean, zero = page.row(0, "always the mean"), page.row(0, "always zero")
     assert mean[0] == f"{scores['rmse_mean_baseline'] * 25:.2f}°" and mean[2] == "1.00"
     assert (zero[0], zero[3]) == (
@@ -388,7 +388,7 @@ def test_driving_comes_first(driven_page, driven):
     assert driven.choice == "comma"
     text = driven_page.text
     bars = "Autonomy on 0.1 km of the built-in track: the share of the time in which nobody helps, more is better"
-    assert 0 < text.index(bars) < text.index("Closed loop: ") < text.index("Distance from the human on 300 held-out")
+    assert 0 < text.index(bars) < text.index("Closed loop: ") < text.index("Distance from the driver on 300 held-out")
     assert f"{bars} nvidia 0.0 % comma 100.0 % always zero {driven.blind.scores['autonomy']:.1f} %" in text
     assert "2 roads of the built-in track that it has never seen, in both directions" in text
 
@@ -506,7 +506,7 @@ def test_driving_that_chose_nobody_does_not_lead_the_page(driven, tmp_path):
     lost = let_drive(driven, {"nvidia": loop, "comma": loop})
     page = render(lost, tmp_path)
     assert "Autonomy on" not in page.text
-    assert page.text.index("Distance from the human") < page.text.index("Closed loop: ")
+    assert page.text.index("Distance from the driver") < page.text.index("Closed loop: ")
     assert "Models are ranked by it; less is better." in page.text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import struct
 import time
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -14,12 +13,12 @@ import numpy as np
 
 from robostig.driving.protocol import Telemetry
 from robostig.driving.speed import SpeedController
+from robostig.preprocessing import check_picture_size
 
 __all__ = ["Command", "Driver", "Sight", "decode_jpeg", "look"]
 
 Steer = Callable[[np.ndarray], float]
 
-LARGEST_PICTURE = 4096 * 4096  # pixels
 # A driver who sees nothing comes to a stop within so much of time, or of frames where these come quickly.
 BLIND_S, BLIND_FRAMES = 2.0, 30
 
@@ -89,28 +88,14 @@ def decode_jpeg(data: bytes) -> np.ndarray:
         raise ValueError(f"the picture's {len(data):,} bytes are no JPEG")
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError(f"the picture is cut off: its {len(data):,} bytes do not end as a JPEG does")
-    pixels = _count_pixels(data)
-    if pixels > LARGEST_PICTURE:
-        raise ValueError(f"the picture promises {pixels:,} pixels; a camera's has at most {LARGEST_PICTURE:,}")
+    check_picture_size(data)
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if pixels else None
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         picture = None
     if picture is None:
         raise ValueError(f"the picture cannot be decoded: {len(data):,} bytes of a broken JPEG")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
-
-
-def _count_pixels(data: bytes) -> int:
-    """Return what a JPEG's header promises, 0 if nothing: a few bytes can ask for gigabytes."""
-    position = 2
-    while position + 9 <= len(data):
-        marker, length = struct.unpack_from(">HH", data, position)
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # start of frame
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return int(height) * int(width)
-        position += 1 if marker == 0xFFFF else 2 + length  # padding, or a segment
-    return 0
 
 
 class Driver:

@@ -21,12 +21,11 @@ from tqdm import tqdm
 from robostig.driving import protocol
 from robostig.driving.protocol import Telemetry
 from robostig.driving_log import encode_jpeg
-from robostig.metrics import DEGREES, measure_autonomy, summarize_latency
+from robostig.metrics import DEGREES, LIMIT_M, measure_autonomy, summarize_latency
 from robostig.simulation import FRAME_S, Simulation, steer_towards
 
-__all__ = ["OFF_THE_LANE_M", "SimulatedDrive", "parse_address", "simulate"]
+__all__ = ["SimulatedDrive", "parse_address", "simulate"]
 
-OFF_THE_LANE_M = 1.0  # further from the lane's middle, a human intervenes: NVIDIA's rule
 NO_ANSWER_S = 20.0  # the real simulator would wait for ever
 STANDS_STILL_S = 60.0  # on the track
 HUMAN_MPH = 15.0
@@ -259,7 +258,7 @@ class _World:
             return
         drive.step(self.steering, min(1.0, max(-1.0, self.throttle)))
         self.lateral_m.append(drive.lateral_error_m)
-        if abs(drive.lateral_error_m) > OFF_THE_LANE_M:
+        if abs(drive.lateral_error_m) > LIMIT_M:
             self.interventions += 1
             drive.put_back()
 

@@ -75,8 +75,15 @@ class Car:
         dt
             Seconds.
         throttle
-            -1 (brake) to 1; the speed is held if None.
+            -1 (brake) to 1 (beyond is cut off); the speed is held if None.
+
+        Raises
+        ------
+        ValueError
+            If a command is no number.
         """
+        if math.isnan(steering) or math.isnan(throttle or 0.0):
+            raise ValueError(f"steering is {steering} and throttle {throttle}; both are numbers from -1 to 1")
         self._commands.append((self._time + self.delay_s, min(1.0, max(-1.0, steering))))
         dt /= SUBSTEPS
         for _ in range(SUBSTEPS):
@@ -93,7 +100,8 @@ class Car:
             self.y += self.speed_mps * math.sin(middle) * dt
             self.heading += turn
             if throttle is not None:
-                pull = PULL * throttle if throttle >= 0.0 else BRAKE * throttle
+                pedal = min(1.0, max(-1.0, throttle))
+                pull = PULL * pedal if pedal >= 0.0 else BRAKE * pedal
                 drag = PULL * self.speed_mps / (TOP_MPH * MPH)
                 self.speed_mps = max(0.0, self.speed_mps + (pull - drag) * dt)
             self._time += dt

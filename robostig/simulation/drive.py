@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+from robostig.camera import ASIDE_M
 from robostig.simulation.car import MPH, TOP_MPH, Car
 from robostig.simulation.renderer import Renderer
 from robostig.simulation.track import Place, Track, load_track
@@ -59,6 +60,8 @@ class Simulation:
 
     def look(self, mount: str = "center") -> np.ndarray:
         """Return what a camera (``"center"``, ``"left"``, ``"right"``) sees: (160, 320, 3) uint8, RGB."""
+        if mount not in ASIDE_M:
+            raise ValueError(f"there is no camera {mount!r}; there are {', '.join(ASIDE_M)}")
         if self._renderer is None:  # who never looks needs no world
             self._renderer = find_renderer(self.track.road.look, self.track.road.seed)
         return self._renderer.draw(self.car.x, self.car.y, self.car.heading, mount)

@@ -8,7 +8,7 @@ however long the road is, and a picture costs three look-ups.
 from __future__ import annotations
 
 import math
-from typing import Dict, Tuple
+from typing import Tuple
 
 import cv2
 import numpy as np
@@ -104,12 +104,14 @@ class Renderer:
             borderMode=cv2.BORDER_REPLICATE,
         )
         columns = (place[..., 0] + np.float32(painted.SURFACE_REACH_M)) * np.float32(1.0 / painted.ACROSS_M)
-        along = place[..., 1]
+        half = np.float32(self.road.center.length_m / 2.0)
+        is_near_start = np.abs(place[..., 2] - half) < half / 2
+        along = np.where(is_near_start, place[..., 2] - half, place[..., 1])
         periods = along * np.float32(1.0 / self.scenery.period_m)
         rows = (periods - np.floor(periods)) * np.float32(self._surface_rows) + self._surface_level
         parts = len(self._section_first)
-        section = (along * np.float32(parts / self.road.center.length_m)).astype(np.intp)
-        rows += self._section_first.take(section, mode="clip")
+        section = np.floor(along * np.float32(parts / self.road.center.length_m)).astype(np.intp)
+        rows += self._section_first.take(section, mode="wrap")
         surface = cv2.remap(self.scenery.surface, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
         tiles_x, tiles_y = world_x * np.float32(1.0 / painted.RELIEF_M), world_y * np.float32(1.0 / painted.RELIEF_M)
@@ -158,8 +160,9 @@ def _map_ground(road: Road) -> Tuple[Tuple[float, float], np.ndarray]:
     Returns
     -------
     tuple
-        x and y of the first cell, and (rows, columns, 2) float32: metres to the right of the road's centre line, and
-        along it.
+        x and y of the first cell, and (rows, columns, 3) float32: metres to the right of the road's centre line, along
+        it, and along it from half a lap further back. Between cells, the second makes no sense where a lap begins, and
+        the third does.
     """
     center = road.center
     margin = painted.SURFACE_REACH_M + 8.0
@@ -173,7 +176,8 @@ def _map_ground(road: Road) -> Tuple[Tuple[float, float], np.ndarray]:
     owner[labels[cells[:, 1], cells[:, 0]]] = np.arange(len(cells))
     x, y = (low[axis] + MAP_M * np.arange(size[axis]) for axis in range(2))
     along, aside = center.project(owner[labels], x[None], y[:, None])
-    return (float(low[0]), float(low[1])), np.stack([aside, along], axis=-1).astype(np.float32)
+    later = (along + center.length_m / 2.0) % center.length_m
+    return (float(low[0]), float(low[1])), np.stack([aside, along, later], axis=-1).astype(np.float32)
 
 
 def _draw_bonnet(shift_m: float, color: Tuple[float, float, float]) -> Tuple[np.ndarray, np.ndarray]:
@@ -184,6 +188,3 @@ def _draw_bonnet(shift_m: float, color: Tuple[float, float, float]) -> Tuple[np.
     where = np.repeat((rows >= edge)[..., None], 3, axis=2)
     shine = np.clip(1.25 - (rows - edge) / 14.0, 0.6, 1.2)[..., None]
     return where, np.clip(np.rint(shine * np.asarray(color)), 0, 255).astype(np.uint8)
-
-
-_Bonnets = Dict[str, Tuple[np.ndarray, np.ndarray]]

@@ -156,7 +156,11 @@ class _Painter:
         self.across = np.arange(-SURFACE_REACH_M, SURFACE_REACH_M + ACROSS_M / 2, ACROSS_M)
         self.rows = round(PERIOD_M / ALONG_M)
         size = (self.rows, len(self.across))
-        self.grains = [self._make_noise(size, 10.0, 1.6), self._make_noise(size, 3.0, 12.0), self._make_noise(size, 6.0, 4.0)]
+        self.grains = [
+            self._make_noise(size, 10.0, 1.6),
+            self._make_noise(size, 3.0, 12.0),
+            self._make_noise(size, 6.0, 4.0),
+        ]
         self.rough = self._make_noise((SPRITE_SIZE, SPRITE_SIZE), 3.5)
         look = road.look
         if look == "lake":

@@ -15,6 +15,7 @@ __all__ = ["DIRECTIONS", "LOOKS", "Place", "Road", "Shape", "Track", "load_track
 
 DIRECTIONS = ("forward", "backward")
 SPACING_M = 0.5  # between two points of a curve, about
+EASING_M = 2.0  # over which a bend begins
 CLEARANCE_M = 26.0  # between two stretches of road at least, so that neither is seen as the other
 LAP_M = (600.0, 800.0)
 WINDING = 1.4  # how much a lap turns at least, in full circles: 1 would be all bends to one side
@@ -59,7 +60,7 @@ class Place(NamedTuple):
     curvature: float  # 1/m, positive to the left
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """A closed curve through points with equal distances.
 
@@ -101,7 +102,7 @@ class Curve:
         nearest = int(candidates[int(np.argmin(np.einsum("ij,ij->i", offsets, offsets)))])
         along, aside = self.project(np.asarray(nearest), np.asarray(x), np.asarray(y))
         return Place(
-            float(along % self.length_m),
+            float(along % self.length_m) % self.length_m,  # the first may round up to the length
             float(aside),
             float(self.headings[nearest] + self.curvatures[nearest] * (along - nearest * self.spacing_m)),
             float(self.curvatures[nearest]),
@@ -145,7 +146,7 @@ class Road:
 
     look: str
     seed: int
-    center: Curve
+    center: Curve = field(compare=False)
 
     @property
     def shape(self) -> Shape:
@@ -174,7 +175,7 @@ class Track:
 
     road: Road
     direction: str
-    lane: Curve
+    lane: Curve = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -202,12 +203,12 @@ def load_track(name: str, direction: str = "forward") -> Track:
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"the direction is {direction!r}; it is {' or '.join(DIRECTIONS)}")
-    match = re.fullmatch(r"([a-z]+)(?::(\d{1,9}))?", name.strip())
+    match = re.fullmatch(r"([a-z]+)(?::([0-9]{1,9}))?", name.strip().lower())
     if not match or match.group(1) not in LOOKS:
         near = difflib.get_close_matches(name.split(":")[0], LOOKS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"there is no track {name!r}; {hint}There are {', '.join(LOOKS)}, and any number of others with such a "
+            f"there is no track {name!r}.{hint} There are {', '.join(LOOKS)}, and any number of others with such a "
             "look, as in mountain:17"
         )
     road = _make_road(match.group(1), int(match.group(2) or 0))
@@ -223,6 +224,8 @@ def parse_tracks(names: str, direction: str = "forward") -> List[Track]:
     ValueError
         As :func:`load_track`.
     """
+    if direction not in (*DIRECTIONS, "both"):
+        raise ValueError(f"the direction is {direction!r}; it is {', '.join(DIRECTIONS)} or both")
     directions: Sequence[str] = DIRECTIONS if direction == "both" else (direction,)
     return [load_track(name, each) for name in names.split(",") for each in directions]
 
@@ -241,7 +244,8 @@ def _make_road(look: str, seed: int) -> Road:
         curve = _ease_bends(polygon, lap, 0.85 * limit)  # coarse points; the fine ones bend a little more
         if curve is None or np.abs(curve.curvatures).sum() * curve.spacing_m < WINDING * 2.0 * np.pi:
             continue
-        center = Curve(_space_evenly(curve.points))
+        points = _space_evenly(curve.points)
+        center = Curve(_space_evenly(_smooth(points, EASING_M / lap)))
         if np.abs(center.curvatures).max() <= limit and _measure_clearance(center) >= CLEARANCE_M:
             return Road(look, seed, center)
     raise ValueError(f"no road came of {look}:{seed} in {TRIES} tries; take another number")

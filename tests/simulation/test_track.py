@@ -174,7 +174,7 @@ NUMBERS = ["", "-1", "1.5", "1e3", "1000000000", " 7", "7:7", "\u0663"]
 
 @pytest.mark.parametrize(
     "name",
-    ["", ":", ":3", "lake 7", "LAKE", "lakes", "../lake", "lake\x00", "la\nke", *(f"lake:{each}" for each in NUMBERS)],
+    ["", ":", ":3", "lake 7", "lakes", "../lake", "lake\x00", "la\nke", *(f"lake:{each}" for each in NUMBERS)],
 )
 def test_an_unknown_track_is_refused_naming_those_there_are(name):
     with pytest.raises(ValueError, match=re.escape(f"there is no track {name!r}")) as caught:
@@ -184,7 +184,7 @@ def test_an_unknown_track_is_refused_naming_those_there_are(name):
 
 @pytest.mark.parametrize(("name", "near"), [("lakes", "lake"), ("mountian:3", "mountain"), ("drit", "dirt")])
 def test_a_track_that_is_nearly_one_is_guessed(name, near):
-    with pytest.raises(ValueError, match=f"did you mean {near}"):
+    with pytest.raises(ValueError, match=f"Did you mean {near}"):
         load_track(name)
 
 
