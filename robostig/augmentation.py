@@ -28,8 +28,6 @@ from robostig.preprocessing import InputSpec
 __all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "apply"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
-# How far a side camera sees flat ground moved: for each row below the horizon, as a share of the width for the height.
-SIDE_CAMERA_SLOPE = camera.ASIDE_M["right"] / camera.HEIGHT_M * camera.HEIGHT / camera.WIDTH
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
 BRIGHTNESS = (0.8, 1.2)
 TINT = 0.18  # at most so much more or less of red, and of blue: from noon to evening
@@ -55,6 +53,8 @@ class Draw:
         float, factor of the brightness to the left of that edge; 1 is no shadow.
     scenery
         int, the number of the frame in the batch whose view above the horizon it gets; its own for none.
+    bonnet
+        int, the number of the frame whose lowest rows it gets; its own for none.
     correction
         float, one for all: steering added for a shift of 1.
     """
@@ -66,6 +66,7 @@ class Draw:
     shadow_edge: np.ndarray
     shadow_light: np.ndarray
     scenery: np.ndarray
+    bonnet: np.ndarray
     correction: float = CAMERA_CORRECTION
 
     def steer(self, steering: np.ndarray) -> np.ndarray:
@@ -92,7 +93,9 @@ class Augmentation:
         The light's colour changes, default 0.5: a network that has seen one afternoon knows one colour of road.
     scenery
         What is above the horizon comes from another frame of the batch, default 0.75: sky and hills tell where on the
-        track a frame was taken, and a network that learns that by heart is lost on any other road.
+        track a frame was taken, and a network that learns that by heart is lost on any other road. Unless it is 0, the
+        rows with the car's own bonnet always come from another frame: they show which camera took a frame, and a
+        network that has learned to look there does not see where on the road it is.
     correction
         Steering added where the viewpoint moves as far to the left as the left camera is, default 0.05 (1.25 degrees).
 
@@ -124,7 +127,7 @@ class Augmentation:
         tint = generator.uniform(-1.0, 1.0, (count, 2))
         shadow_edge = generator.random((count, 2))
         shadow_light = generator.uniform(*SHADOW_LIGHT, size=count)
-        donors = generator.permutation(count)
+        donors, others = generator.permutation(count), generator.permutation(count)
         return Draw(
             flip=happens[0] < self.flip,
             shift=np.where(happens[1] < self.shift, shift, 0.0),
@@ -133,6 +136,7 @@ class Augmentation:
             shadow_edge=shadow_edge,
             shadow_light=np.where(happens[3] < self.shadow, shadow_light, 1.0),
             scenery=np.where(happens[4] < self.scenery, donors, np.arange(count)),
+            bonnet=others if self.scenery > 0.0 else np.arange(count),
             correction=self.correction,
         )
 
@@ -157,7 +161,7 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
     tuple of numpy.ndarray
         The same ``frames``, and the steering that belongs to them: (n,) float32, clipped to -1..1.
     """
-    horizon = _find_horizon(spec)
+    horizon = _find_row(camera.HORIZON, spec)
     sky = max(0, int(horizon))
     frames[:, :sky] = frames[draw.scenery, :sky]
     for number, frame in enumerate(frames):
@@ -173,12 +177,15 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
             cv2.LUT(frame, _light_table(light, tint, spec.color_space), dst=frame)
         if shaded is not None:
             np.copyto(frame, shaded, where=_left_of(draw.shadow_edge[number], frame.shape)[..., None])
+    bonnet = math.ceil(_find_row(camera.BONNET, spec))
+    if bonnet < spec.height:
+        frames[:, bonnet:] = frames[draw.bonnet, bonnet:]
     return frames, draw.steer(steering)
 
 
-def _find_horizon(spec: InputSpec) -> float:
-    """Return the horizon's row in a preprocessed frame; negative if it was cropped away."""
-    return (camera.HORIZON - spec.crop_top) / _share_seen(spec) * spec.height
+def _find_row(share: float, spec: InputSpec) -> float:
+    """Return the row of a preprocessed frame that was so far down in the camera's; outside if it was cropped away."""
+    return (share - spec.crop_top) / _share_seen(spec) * spec.height
 
 
 def _share_seen(spec: InputSpec) -> float:
@@ -189,7 +196,8 @@ def _share_seen(spec: InputSpec) -> float:
 def _shift(frame: np.ndarray, shift: float, horizon: float, spec: InputSpec) -> None:
     """Show the flat ground from further left; what is beyond the horizon stays, the edge's colours fill the gap."""
     height, width = frame.shape[:2]
-    slope = shift * SIDE_CAMERA_SLOPE * _share_seen(spec) * width / height  # pixels a row
+    zoom = (width / camera.WIDTH) / (height / (camera.HEIGHT * _share_seen(spec)))
+    slope = shift * camera.SIDE_SLOPE * zoom  # pixels a row
     first = max(0, math.ceil(horizon))
     ground = frame[first:]
     if len(ground):

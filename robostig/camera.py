@@ -17,14 +17,16 @@ from typing import Tuple
 
 import numpy as np
 
-__all__ = ["ASIDE_M", "FOCAL", "HEIGHT", "HEIGHT_M", "HORIZON", "WIDTH", "project", "view_ground"]
+__all__ = ["ASIDE_M", "BONNET", "FOCAL", "HEIGHT", "HEIGHT_M", "HORIZON", "SIDE_SLOPE", "WIDTH", "project", "view_ground"]
 
 HEIGHT, WIDTH = 160, 320  # pixels
 FOCAL = HEIGHT / 2.0 / math.tan(math.radians(60.0) / 2.0)  # pixels; 60 degrees of vertical field of view
 HEIGHT_M = 0.97  # above the ground
 AHEAD_M = 1.35  # of the car's origin
-ASIDE_M = {"center": 0.0, "left": -0.68, "right": 0.68}
+SIDE_SLOPE = 0.7  # pixels that a side camera sees the ground moved, for each row below the horizon
+ASIDE_M = {"center": 0.0, "left": -SIDE_SLOPE * HEIGHT_M, "right": SIDE_SLOPE * HEIGHT_M}
 HORIZON = 64 / 160  # its row, as a share of the picture's height
+BONNET = 135 / 160  # the first row in which the car itself is seen
 PITCH = math.atan((0.5 - HORIZON) * HEIGHT / FOCAL)  # nose-down, 6.6 degrees
 
 

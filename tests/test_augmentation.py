@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import cv2
 import numpy as np
 import pytest
 from conftest import draw_road
 
-from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, Augmentation, Draw, apply
+from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, TINT, Augmentation, Draw, apply
 from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
 from robostig.preprocessing import InputSpec, preprocess
@@ -93,6 +94,43 @@ def test_only_the_view_above_the_horizon_comes_from_another_frame():
         np.testing.assert_array_equal(changed[number, :64], frames[donor, :64])
         np.testing.assert_array_equal(changed[number, 64:], frames[number, 64:])
     assert not steering.any()
+
+
+def test_the_rows_with_the_bonnet_come_from_another_frame_after_all_else():
+    frames = make_frames(count=3)
+    changed, steering = change(frames, np.zeros(3, np.float32), bonnet=[1, 2, 0], flip=[False, True, False])
+    np.testing.assert_array_equal(changed[0, 135:], frames[1, 135:, ::-1])
+    np.testing.assert_array_equal(changed[:, :135], [frames[0, :135], frames[1, :135, ::-1], frames[2, :135]])
+    assert not steering.any()
+
+
+def test_where_the_bonnet_is_cropped_away_nothing_is_exchanged():
+    frames = make_frames(66, 200)
+    assert "nvidia" in list_models()
+    spec = get_spec("nvidia").input
+    np.testing.assert_array_equal(change(frames, spec=spec, bonnet=[1, 0])[0], frames)
+
+
+def test_with_scenery_every_frame_gets_a_bonnet_drawn_at_random():
+    drawn = draw(Augmentation(**{**OFF, "scenery": 0.01}))
+    assert sorted(drawn.bonnet) == list(range(1000)) and (drawn.bonnet != np.arange(1000)).mean() > 0.99
+
+
+def test_a_tint_changes_red_and_blue_and_not_green():
+    frames = np.full((2, 4, 6, 3), 100, np.uint8)
+    changed, steering = change(frames, tint=[[1.0, -1.0], [0.0, 0.0]])
+    assert changed[0, 0, 0].tolist() == [round(100 * (1 + TINT)), 100, round(100 * (1 - TINT))]
+    np.testing.assert_array_equal(changed[1], frames[1])
+    np.testing.assert_array_equal(steering, STEERING)
+
+
+def test_a_tint_of_grey_is_the_same_in_yuv_as_in_rgb():
+    grey = np.full((2, 4, 6, 3), 128, np.uint8)
+    tints = [[1.0, 0.5], [-0.4, -1.0]]
+    rgb, _ = change(grey, tint=tints)
+    yuv, _ = change(grey, spec=YUV, tint=tints)  # a grey of 128 is 128, 128, 128 in YUV too
+    wanted = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2YUV) for frame in rgb]).astype(int)
+    assert np.abs(yuv[..., 1:].astype(int) - wanted[..., 1:]).max() <= 6  # luma is not changed, so chroma nearly so
 
 
 def test_a_view_without_sky_keeps_its_own_scenery():
@@ -196,6 +234,7 @@ def test_with_probability_1_every_frame_changes_within_its_range():
         ("shift", lambda drawn: drawn.shift != 0),
         ("shadow", lambda drawn: drawn.shadow_light != 1),
         ("brightness", lambda drawn: drawn.light != 1),
+        ("tint", lambda drawn: drawn.tint.any(axis=1)),
         ("scenery", lambda drawn: drawn.scenery != np.arange(1000)),
     ],
 )
@@ -204,7 +243,7 @@ def test_each_change_happens_as_often_as_told_and_alone(name, changed):
     assert changed(drawn).mean() == pytest.approx(0.3, abs=0.05)
     nothing = draw(Augmentation(**OFF))
     same = [np.array_equal(getattr(drawn, each.name), getattr(nothing, each.name)) for each in fields(Draw)]
-    assert same.count(False) == 1
+    assert same.count(False) == (2 if name == "scenery" else 1)  # the bonnet goes with it
 
 
 def test_the_same_seed_draws_the_same():
