@@ -17,7 +17,18 @@ from typing import Tuple
 
 import numpy as np
 
-__all__ = ["ASIDE_M", "BONNET", "FOCAL", "HEIGHT", "HEIGHT_M", "HORIZON", "SIDE_SLOPE", "WIDTH", "project", "view_ground"]
+__all__ = [
+    "ASIDE_M",
+    "BONNET",
+    "FOCAL",
+    "HEIGHT",
+    "HEIGHT_M",
+    "HORIZON",
+    "SIDE_SLOPE",
+    "WIDTH",
+    "project",
+    "view_ground",
+]
 
 HEIGHT, WIDTH = 160, 320  # pixels
 FOCAL = HEIGHT / 2.0 / math.tan(math.radians(60.0) / 2.0)  # pixels; 60 degrees of vertical field of view

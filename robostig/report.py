@@ -156,6 +156,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
         "worst": {row.name: _find_worst_frames(comparison, row.name, clock, rows) for row in rows if row.is_model},
         **_describe_data(comparison),
         "config": _describe_config(comparison.config),
+        "is_built_in": comparison.is_built_in,
         "command": _rebuild_command(comparison),
         "versions": {
             "RoboStig": robostig.__version__,

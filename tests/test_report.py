@@ -22,6 +22,7 @@ from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
 from robostig.pipeline import TrainedModel
 from robostig.report import FRAMES, _rebuild_command, _trace_path, write_report
+from robostig.roads import RECIPE, TEST_ROADS
 from robostig.simulation import parse_tracks
 from robostig.simulation.car import Car
 from robostig.training import EpochRecord, TrainingResult
@@ -162,7 +163,7 @@ def test_every_figure_has_a_picture_an_alternative_text_and_a_caption(page):
     assert len(plots) == 4 and all(plot["src"].startswith("data:image/svg+xml;base64,") for plot in plots)
     assert len({plot["alt"] for plot in plots}) == 4 and all(len(plot["alt"]) > 40 for plot in plots)
     frames = page.find("svg")
-    assert len(frames) == 2 * FRAMES and all("human, " in frame["aria-label"] for frame in frames)
+    assert len(frames) == 2 * FRAMES and all("driver, " in frame["aria-label"] for frame in frames)
     assert len(page.find("figure")) == len(page.find("figcaption")) == len(plots) + len(frames)
 
 
@@ -249,9 +250,8 @@ def test_the_data_the_settings_and_the_command_are_there(page, comparison):
     assert "lake/driving_log.csv: 600 rows" in page.text
     assert str(comparison.log.source.parent) not in page.text
     assert comparison.split.description in page.text and comparison.log.fingerprint() in page.text
-    assert (
-        "robostig compare --data lake --models nvidia,comma --out comparison --epochs 3 --hybridize False" in page.text
-    )
+    command = "robostig compare --data lake --models nvidia,comma --out comparison --track none --epochs 3"
+    assert f"{command} --hybridize False" in page.text
     assert "epochs 3 (not the default)" in page.text and "batch_size 64" in page.text
     assert f"NumPy {np.__version__}" in page.text
 
@@ -261,6 +261,16 @@ def test_the_command_is_one_that_the_flags_understand(comparison):
     TrainingConfig.add_arguments(parser, leave_out=["model"])
     arguments, _ = parser.parse_known_args(shlex.split(_rebuild_command(comparison)))
     assert TrainingConfig.from_arguments(arguments) == comparison.config
+
+
+def test_the_command_names_the_roads_and_leaves_out_what_is_usual(comparison):
+    blind = evaluate_closed_loop(Constant(), parse_tracks("dirt:4,lake", "both"), laps=0.02)
+    words = _rebuild_command(replace(comparison, blind=blind, laps=0.02))
+    assert "--track dirt:4,lake:0 --laps 0.02 " in words
+    usual = TrainingConfig(**RECIPE, seed=3)
+    blind = evaluate_closed_loop(Constant(), parse_tracks(",".join(TEST_ROADS), "both"), laps=0.01)
+    words = _rebuild_command(replace(comparison, blind=blind, is_built_in=True, config=usual))
+    assert words == "robostig compare --models nvidia,comma --out comparison --seed 3"
 
 
 def test_a_hostile_folder_name_is_but_text(tmp_path):

@@ -7,6 +7,7 @@ so that a seed gives the same world with any release of NumPy and OpenCV.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Dict, List, Sequence, Tuple
 
 import cv2
@@ -28,7 +29,7 @@ LEVELS_M = (0.0, 6.0, 10.0, 16.0, 26.0, 45.0)  # distance from which each level 
 SECTIONS = 3  # different stretches of roadside on a lap
 
 # The relief: light and dark patches of the ground, repeated over the whole world.
-RELIEF_M, RELIEF_SIZE = 64.0, 512
+RELIEF_M, RELIEF_SIZE = 32.0, 256
 
 SKY_ROWS = 76  # of the panorama, down to below the horizon
 SKY_COLUMNS = 1024  # all around
@@ -155,13 +156,6 @@ class _Painter:
         self.road, self.generator, self.weather = road, generator, weather
         self.across = np.arange(-SURFACE_REACH_M, SURFACE_REACH_M + ACROSS_M / 2, ACROSS_M)
         self.rows = round(PERIOD_M / ALONG_M)
-        size = (self.rows, len(self.across))
-        self.grains = [
-            self._make_noise(size, 10.0, 1.6),
-            self._make_noise(size, 3.0, 12.0),
-            self._make_noise(size, 6.0, 4.0),
-        ]
-        self.rough = self._make_noise((SPRITE_SIZE, SPRITE_SIZE), 3.5)
         look = road.look
         if look == "lake":
             self.asphalt, self.line = self.draw_color((112, 110, 106), 26), self.draw_color((210, 190, 90), 40)
@@ -184,7 +178,8 @@ class _Painter:
         shape, look, across, random = self.road.shape, self.road.look, self.across, self.generator.random
         along = np.arange(self.rows) * ALONG_M
         edge = shape.half_width_m
-        fine, coarse, earth = (self._shift(grain) for grain in self.grains)
+        size = (self.rows, len(across))
+        fine, coarse, earth = (self.draw_noise(size, *grain) for grain in ((10.0, 1.6), (3.0, 12.0), (6.0, 4.0)))
         colors = np.empty((self.rows, len(across), 3))
         for side, beside in ((-1, across < 0), (1, across >= 0)):
             colors[:, beside] = self.ground[(section + (side > 0)) % 2]
@@ -196,7 +191,7 @@ class _Painter:
             rock = self.draw_color((138, 128, 118), 40)
             colors[:, across * (1 if random() < 0.5 else -1) > edge + 1.5 + 2.0 * random()] = rock
         colors += 12.0 * earth[..., None]
-        wobble = 0.0 if look != "dirt" else 0.18 * self._make_noise((self.rows, 1), 16.0, 0.0)
+        wobble = 0.0 if look != "dirt" else 0.18 * self.draw_noise((self.rows, 1), 16.0, 0.0)
         road = np.abs(across[None] + np.zeros((self.rows, 1)) + wobble) < edge
         surface = np.asarray(self.asphalt) + (9.0 * fine + 5.0 * coarse)[..., None]
         if look == "dirt":
@@ -239,12 +234,11 @@ class _Painter:
     def paint_relief(self) -> np.ndarray:
         """Paint patches of light and shade, in levels of detail below one another."""
         size = RELIEF_SIZE
-        middling = self._make_noise((size, size), 3.0)
-        patches = self._make_noise((size, size), 20.0) * 7.0 + middling * 5.0
-        patches += self._make_noise((size, size), 0.8) * 4.0
+        patches = 7.0 * self.draw_noise((size, size), 20.0) + 5.0 * self.draw_noise((size, size), 3.0)
+        patches += 4.0 * self.draw_noise((size, size), 0.8)
         factor = 1.0 + patches / 100.0
         covered = {"lake": 0.06, "mountain": 0.24, "dirt": 0.12}[self.road.look]
-        shade = self._make_noise((size, size), 9.0) + 0.5 * self._shift(middling)
+        shade = self.draw_noise((size, size), 9.0) + 0.5 * self.draw_noise((size, size), 3.0)
         depth = 0.45 * self.weather.shadows * (0.6 + 0.4 * self.generator.random())
         edge = np.quantile(shade, 1.0 - covered)
         factor *= 1.0 - depth * np.clip((shade - edge) / 0.25 + 0.5, 0.0, 1.0)
@@ -259,19 +253,19 @@ class _Painter:
         """Paint sky, clouds and three ranges of hills all around."""
         weather, above = self.weather, np.linspace(1.0, 0.0, SKY_ROWS)[:, None, None] ** 0.8
         sky = above * weather.sky_above + (1.0 - above) * np.asarray(weather.sky_below)
-        clouds = self._make_noise((SKY_ROWS * 2, SKY_COLUMNS), 5.0, 22.0)[:SKY_ROWS]
+        clouds = self.draw_noise((SKY_ROWS * 2, SKY_COLUMNS), 5.0, 22.0)[:SKY_ROWS]
         share = np.clip((clouds + 2.2 * weather.clouds - 1.6) * 0.7, 0.0, 0.85)[..., None]
         sky = np.repeat(sky, SKY_COLUMNS, axis=1) if sky.shape[1] == 1 else sky
         sky = sky + share * (np.array([238.0, 240.0, 242.0]) - sky)
         rows = np.arange(SKY_ROWS)[:, None]
         tall = {"lake": 0.8, "mountain": 1.7, "dirt": 1.0}[self.road.look]
-        ground, forest = np.asarray(self.ground[0]), self._make_noise((SKY_ROWS, SKY_COLUMNS), 1.5)
+        ground = np.asarray(self.ground[0])
         for distance, height, width in ((0.75, 13.0, 34.0), (0.5, 8.0, 14.0), (0.2, 4.0, 3.0)):
-            ridge = self._make_noise((1, SKY_COLUMNS), 0.0, width)[0] * 0.6 + 0.7
+            ridge = self.draw_noise((1, SKY_COLUMNS), 0.0, width)[0] * 0.6 + 0.7
             top = SKY_ROWS - 12.0 - np.maximum(ridge, 0.0) * height * tall
             color = ground * (0.55 + 0.3 * self.generator.random()) * (1.0 - distance)
             color = color + np.asarray(weather.sky_below) * distance
-            texture = 6.0 * (1.0 - distance) * self._shift(forest)
+            texture = 6.0 * (1.0 - distance) * self.draw_noise((SKY_ROWS, SKY_COLUMNS), 1.5)
             sky = np.where((rows >= top)[..., None], color + texture[..., None], sky)
         return _to_bytes(sky * self.weather.light)
 
@@ -293,7 +287,8 @@ class _Painter:
 
     def _draw_sprite(self, kind: str, fog_color: Color) -> Sprite:
         """Draw a thing large, and shrink it."""
-        random, height, rough = self.generator.random, SPRITE_SIZE, self._shift(self.rough)
+        random, height = self.generator.random, SPRITE_SIZE
+        rough = self.draw_noise((height, height), 3.5)
         canvas, cover = np.zeros((height, height, 3)), np.zeros((height, height))
         place = (np.arange(height) + 0.5) / height
 
@@ -344,22 +339,23 @@ class _Painter:
             gaps.append(np.repeat(255 - small[..., 3:], 3, axis=2))
         return Sprite(meters, sizes, pictures, gaps)
 
-    def _shift(self, noise: np.ndarray) -> np.ndarray:
-        """Return the same noise from another place on: as good as new, and quicker."""
-        steps = [int(self.generator.random() * size) for size in noise.shape]
-        return np.roll(noise, steps, axis=(0, 1))
+    def draw_noise(self, shape: Tuple[int, int], tall: float, wide: float = -1.0) -> np.ndarray:
+        """Return smooth noise around 0, its deviation 1, its grains so many pixels large; it goes on over its edges."""
+        steps = [int(self.generator.random() * size) for size in shape]
+        return np.roll(_make_noise(shape, tall, tall if wide < 0 else wide), steps, axis=(0, 1))
 
-    def _make_noise(self, shape: Tuple[int, int], tall: float, wide: float = -1.0) -> np.ndarray:
-        """Return smooth noise around 0 with a deviation of 1 that goes on over its edges as if it were a ring."""
-        values = self.generator.random(shape)
-        smooth = _blur_around(values, tall, tall if wide < 0 else wide)
-        return (smooth - smooth.mean()) / max(float(smooth.std()), 1e-9)
+
+@lru_cache(maxsize=32)
+def _make_noise(shape: Tuple[int, int], tall: float, wide: float) -> np.ndarray:
+    """Return noise that every world sees, each from another place on: as good as new, and quicker."""
+    smooth = _blur_around(np.random.default_rng(shape).random(shape), tall, wide)
+    return (smooth - smooth.mean()) / max(float(smooth.std()), 1e-9)
 
 
 _ROADSIDE: Dict[str, Tuple[str, ...]] = {
-    "lake": ("tree", "tree", "bush", "bush", "post", "pine"),
-    "mountain": ("pine", "pine", "rock", "rock", "post", "bush"),
-    "dirt": ("bush", "bush", "tree", "rock", "tree", "bush"),
+    "lake": ("tree", "bush", "post", "pine"),
+    "mountain": ("pine", "rock", "post", "bush"),
+    "dirt": ("bush", "tree", "rock", "bush"),
 }
 
 
