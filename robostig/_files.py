@@ -57,7 +57,7 @@ def fill_folder(path: Union[str, Path]) -> Iterator[Path]:
         If it cannot be written to; nothing is left behind.
     """
     path = Path(os.path.realpath(path))  # a link stays a link: what it leads to is filled
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} is there already; name another folder, or remove it first")
     if path.is_dir() and (path.samefile(os.curdir) or path.is_mount()):
         raise FileExistsError(f"{path} is in use and cannot be replaced; name a new folder")

@@ -29,8 +29,8 @@ __all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "apply"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
-BRIGHTNESS = (0.8, 1.2)
-TINT = 0.18  # at most so much more or less of red, and of blue: from noon to evening
+BRIGHTNESS = (0.6, 1.4)  # twice as far as published, which is enough for one afternoon on one track
+TINT = 0.35  # at most so much more or less of red, and of blue: from noon to evening
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,16 @@ class Augmentation:
     shadow
         One side of a random line gets 0.5 to 0.75 of its light, default 0.3.
     brightness
-        The whole frame gets 0.8 to 1.2 of its light, default 0.5.
+        The whole frame gets 0.6 to 1.4 of its light, default 0.25.
     tint
-        The light's colour changes, default 0.5: a network that has seen one afternoon knows one colour of road.
+        The light's colour changes, default 0: what was recorded in one light is mostly driven in it. For roads of
+        many colours, give more.
     scenery
         What is above the horizon comes from another frame of the batch, default 0.75: sky and hills tell where on the
-        track a frame was taken, and a network that learns that by heart is lost on any other road. Unless it is 0, the
-        rows with the car's own bonnet always come from another frame: they show which camera took a frame, and a
-        network that has learned to look there does not see where on the road it is.
+        track a frame was taken, and a network that learns that by heart is lost on any other road.
+    bonnet
+        The rows with the car's own bonnet come from another frame, default 0.5: they show which camera took a frame,
+        and a network that has learned to look there does not look where on the road it is.
     correction
         Steering added where the viewpoint moves as far to the left as the left camera is, default 0.05 (1.25 degrees).
 
@@ -108,20 +110,21 @@ class Augmentation:
     flip: float = 0.5
     shift: float = 0.5
     shadow: float = 0.3
-    brightness: float = 0.5
-    tint: float = 0.5
+    brightness: float = 0.25
+    tint: float = 0.0
     scenery: float = 0.75
+    bonnet: float = 0.5
     correction: float = CAMERA_CORRECTION
 
     def __post_init__(self) -> None:
-        for name in ("flip", "shift", "shadow", "brightness", "tint", "scenery"):
+        for name in ("flip", "shift", "shadow", "brightness", "tint", "scenery", "bonnet"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"the probability of {name} is {value}; it must be between 0 and 1")
 
     def draw(self, count: int, generator: np.random.Generator) -> Draw:
         """Draw what happens to each of ``count`` frames; takes the same amount of randomness whatever the settings."""
-        happens = generator.random((6, count))
+        happens = generator.random((7, count))
         shift = generator.uniform(-1.0, 1.0, count)
         light = generator.uniform(*BRIGHTNESS, size=count)
         tint = generator.uniform(-1.0, 1.0, (count, 2))
@@ -136,7 +139,7 @@ class Augmentation:
             shadow_edge=shadow_edge,
             shadow_light=np.where(happens[3] < self.shadow, shadow_light, 1.0),
             scenery=np.where(happens[4] < self.scenery, donors, np.arange(count)),
-            bonnet=others if self.scenery > 0.0 else np.arange(count),
+            bonnet=np.where(happens[6] < self.bonnet, others, np.arange(count)),
             correction=self.correction,
         )
 

@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -16,11 +18,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import robostig
 from robostig.config import TrainingConfig
 from robostig.metrics import DEGREES
+from robostig.roads import RECIPE
+from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH, check_laps, parse_tracks
 
 __all__ = ["main"]
 
 
 TRAINING = ("train", "compare")  # the commands that can be resumed
+EVALUATE_DEFAULTS = {"laps": 1.0, "direction": "forward", "speed": TOP_MPH, "delay": 0.0, "video": None}
 
 
 class _UsageError(Exception):
@@ -43,6 +48,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = _build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     run: Callable[[argparse.Namespace], None] = arguments.run
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unfinished files are then removed, as with Ctrl-C
     try:
         with logging_redirect_tqdm():
             run(arguments)
@@ -151,7 +158,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_data(
         compare,
-        "recorded drive: a folder with driving_log.csv; without it, the expert is recorded on the built-in track",
+        "recorded drive: a folder with driving_log.csv; without it, the expert is recorded on the built-in track, and "
+        f"some defaults are others: {', '.join(f'{name} {value}' for name, value in RECIPE.items())}",
         required=False,
     )
     compare.add_argument(
@@ -215,8 +223,6 @@ def _add_data(command: argparse.ArgumentParser, help: str, *, required: bool = T
 
 
 def _add_track(command: argparse.ArgumentParser, help: str, *, default: Optional[str] = None) -> None:
-    from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH
-
     command.add_argument(
         "--track",
         metavar="NAMES",
@@ -277,7 +283,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _record(arguments: argparse.Namespace) -> None:
     from robostig.driving_log import read_driving_log
-    from robostig.simulation import parse_tracks, record
+    from robostig.simulation import record
 
     tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
     folder = record(
@@ -293,29 +299,50 @@ def _record(arguments: argparse.Namespace) -> None:
         minutes = float(log.driving_clock()[-1]) / 60.0
         _print_json({"folder": str(folder), "rows": len(log), "minutes": minutes, "tracks": list(map(str, tracks))})
         return
-    print(f"{log.describe()}\ntrain on it: robostig train --data {folder}")
+    print(f"{log.describe()}\ntrain on it: robostig train --data {shlex.quote(str(folder))}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    _check_evaluate(arguments)
+    from robostig.video import VideoWriter
+
+    results: Dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        # Whatever can be wrong with the words shows before the first score.
+        tracks, watch = [], None
+        if arguments.track is not None:
+            tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
+        driver, label = _find_driver(arguments)
+        if arguments.video is not None:
+            watch = stack.enter_context(VideoWriter(arguments.video, label)).write
+        if arguments.data is not None:
+            results.update(_evaluate_on_data(arguments, driver, label))
+        if tracks:
+            results["closed_loop"] = _evaluate_on_tracks(arguments, driver, label, tracks, watch)
+    if arguments.video is not None and not arguments.json:
+        print(f"\nvideo  {arguments.video}")
+    if arguments.json:
+        _print_json(results)
+
+
+def _check_evaluate(arguments: argparse.Namespace) -> None:
+    """Raise _UsageError for words of evaluate that do not go together."""
     given = [each for each in (arguments.artifact, arguments.endpoint, arguments.constant) if each is not None]
     if len(given) != 1:
         raise _UsageError("name one driver: an ARTIFACT, or --endpoint NAME, or --constant STEERING")
     if arguments.data is None and arguments.track is None:
         raise _UsageError("say what to score it on: --data DIR, --track NAMES, or both")
-    if arguments.video is not None and arguments.track is None:
-        raise _UsageError("--video films a drive; say where, with --track NAMES")
+    for_drives = ("laps", "direction", "speed", "delay", "video")
+    useless = [f"--{name}" for name in for_drives if getattr(arguments, name) != EVALUATE_DEFAULTS[name]]
+    if useless and arguments.track is None:
+        raise _UsageError(f"{', '.join(useless)} is about a drive; say where, with --track NAMES")
+    if arguments.rows != "auto" and (arguments.artifact is None or arguments.data is None):
+        raise _UsageError("--rows is about what an ARTIFACT was trained on; give one, and --data DIR")
     if arguments.constant is not None and not -1.0 <= arguments.constant <= 1.0:
         raise _UsageError(f"--constant is {arguments.constant:g}; a steering is between -1 and 1")
-    results: Dict[str, Any] = {}
-    if arguments.data is not None:
-        results.update(_evaluate_on_data(arguments))
-    if arguments.track is not None:
-        results["closed_loop"] = _evaluate_on_track(arguments)
-    if arguments.json:
-        _print_json(results)
 
 
-def _evaluate_on_data(arguments: argparse.Namespace) -> Dict[str, Any]:
+def _evaluate_on_data(arguments: argparse.Namespace, driver: Any, label: str) -> Dict[str, Any]:
     from robostig.pipeline import evaluate_artifact, evaluate_driver
 
     if arguments.artifact is not None:
@@ -323,7 +350,6 @@ def _evaluate_on_data(arguments: argparse.Namespace) -> Dict[str, Any]:
             arguments.artifact, arguments.data, rows=arguments.rows, on_error=arguments.on_error
         )
     else:
-        driver, label = _find_driver(arguments)
         open_loop, which = evaluate_driver(driver, arguments.data, on_error=arguments.on_error, label=label)
     if not arguments.json:
         print(f"scored on {which}")
@@ -331,31 +357,26 @@ def _evaluate_on_data(arguments: argparse.Namespace) -> Dict[str, Any]:
     return {"open_loop": open_loop.scores, "latency_ms": open_loop.latency_ms, "rows": which}
 
 
-def _evaluate_on_track(arguments: argparse.Namespace) -> Dict[str, Any]:
+def _evaluate_on_tracks(
+    arguments: argparse.Namespace,
+    driver: Any,
+    label: str,
+    tracks: Sequence[Any],
+    watch: Optional[Callable[[Any], None]],
+) -> Dict[str, Any]:
     from robostig.closed_loop import evaluate_closed_loop
-    from robostig.simulation import parse_tracks
-    from robostig.video import VideoWriter
 
-    tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
-    driver, label = _find_driver(arguments)
-    with contextlib.ExitStack() as stack:
-        watch = None
-        if arguments.video is not None:
-            watch = stack.enter_context(VideoWriter(arguments.video, label)).write
-        closed_loop = evaluate_closed_loop(
-            driver,
-            tracks,
-            laps=arguments.laps,
-            speed_mph=arguments.speed,
-            delay_s=arguments.delay,
-            watch=watch,
-            label=label,
-        )
-    summary = closed_loop.summarize()
+    summary = evaluate_closed_loop(
+        driver,
+        tracks,
+        laps=arguments.laps,
+        speed_mph=arguments.speed,
+        delay_s=arguments.delay,
+        watch=watch,
+        label=label,
+    ).summarize()
     if not arguments.json:
         _print_drives(summary)
-        if arguments.video is not None:
-            print(f"\nvideo  {arguments.video}")
     return summary
 
 
@@ -380,12 +401,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     from robostig.comparison import CAVEAT, COMPARISON, check_models, compare
     from robostig.models import list_models
     from robostig.report import write_report
-    from robostig.roads import RECIPE
-    from robostig.simulation import parse_tracks
 
     config = _read_config(arguments, RECIPE if arguments.data is None else {})
     names = [name.strip() for name in arguments.models.split(",")] if arguments.models else list_models()
     _check_usage(lambda: check_models(names))
+    _check_usage(lambda: check_laps(arguments.laps))
     out = Path(arguments.out)
     tracks = None
     if arguments.track is not None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from robostig.driving_log import encode_jpeg
 from robostig.metrics import LIMIT_M, measure_autonomy, measure_whiteness
 from robostig.pilot import Pilot
-from robostig.simulation import FRAME_S, TOP_MPH, Simulation, Track, steer_towards
+from robostig.simulation import FRAME_S, TOP_MPH, Simulation, Track, check_laps, steer_towards
 
 __all__ = ["ClosedLoop", "Constant", "Drive", "Moment", "evaluate_closed_loop"]
 
@@ -166,10 +166,9 @@ def evaluate_closed_loop(
     ValueError
         If an answer is not a finite number, or laps, speed or delay cannot be.
     """
-    if not 0.0 < laps <= 1000.0:
-        raise ValueError(f"laps is {laps:g}; it is more than 0 and at most 1000")
     if not tracks:
         raise ValueError("name at least one track to drive")
+    check_laps(laps)
     started = time.perf_counter()
     meters = round(sum(track.lane.length_m for track in tracks) * laps)
     is_blind = isinstance(driver, Constant)
@@ -260,8 +259,8 @@ def _drive(
 
 
 def _measure_expert(like: Simulation, laps: float) -> float:
-    """Return the whiteness of the expert on the same track, at the same speed."""
-    simulation = Simulation(like.track, speed_mph=like.car.speed_mph, delay_s=like.car.delay_s)
+    """Return the whiteness of the expert on the same track, at the same speed, without delay."""
+    simulation = Simulation(like.track, speed_mph=like.car.speed_mph)
     steering = []
     while simulation.travelled_m < laps * like.track.lane.length_m:
         steering.append(steer_towards(simulation.car, like.track.lane, simulation.place))

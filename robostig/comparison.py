@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import AbstractSet, Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
 from robostig.pilot import Pilot
 from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
-from robostig.roads import TEST_ROADS, record_training_roads
-from robostig.simulation import Track, parse_tracks
+from robostig.roads import TEST_ROADS, record_training_roads, training_tracks
+from robostig.simulation import Track, check_laps, parse_tracks
 from robostig.training import CHECKPOINT
 
 __all__ = ["CAVEAT", "COMPARISON", "REPORT", "Comparison", "check_models", "choose", "compare"]
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 COMPARISON, REPORT, RECORDING = "comparison.json", "report.html", "recording"
 CAVEAT = "The held-out frames also chose each model's best epoch, and another seed would give other scores."
 SURE = 0.95  # share of resampled drives in which the better model must be better for the difference to count
+FEW_ROADS = 4  # fewer are no sample of roads
+PIECE_M = 50.0
 DRIVES = 50.0  # percent of autonomy below which driving is no more than getting lost, and ranks nobody
 BLOCK_S = 2.0  # frames this close are resampled together: the look of the road changes in a second or two
 
@@ -128,6 +130,7 @@ def compare(
         If there is no log, or a picture is missing.
     """
     check_models(models)  # an unknown name shows before the first hour of training
+    check_laps(laps)
     tracks = parse_tracks(",".join(TEST_ROADS), "both") if tracks is None else tracks
     out, is_built_in = Path(out), folder is None
     folder = record_training_roads(out / RECORDING, seed=config.seed) if folder is None else folder
@@ -159,7 +162,8 @@ def compare(
             )
             trained[name] = replace(model, closed_loop=closed_loop)
     clock = recording.log.driving_clock()[recording.split.validation]
-    choice, reason = choose(trained, (clock / BLOCK_S).astype(int))
+    roads = _describe_roads(tracks, is_built_in=is_built_in)
+    choice, reason = choose(trained, (clock / BLOCK_S).astype(int), roads=roads, is_built_in=is_built_in)
     comparison = Comparison(trained, choice, reason, recording.log, recording.split, config, blind, laps, is_built_in)
     with replace_file(out / COMPARISON, "w") as file:
         file.write(json.dumps(comparison.to_dict(out), indent=2, allow_nan=False) + "\n")
@@ -176,7 +180,9 @@ def check_models(names: Sequence[str]) -> None:
         get_spec(name)
 
 
-def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
+def choose(
+    models: Mapping[str, TrainedModel], blocks: np.ndarray, *, roads: str = "", is_built_in: bool = False
+) -> Tuple[str, str]:
     """Choose the model that should drive.
 
     The one that drives with the highest autonomy; of several, the one that keeps closest to the middle of its lane; if
@@ -189,6 +195,10 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
         All scored on the same frames and the same roads.
     blocks
         (frames,) integers; frames with the same number are resampled together.
+    roads
+        What they drove, in words; counted if empty.
+    is_built_in
+        Whether they learned on the built-in track, which then looks like what they know.
 
     Returns
     -------
@@ -203,75 +213,100 @@ def choose(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str,
         choice, reason = _choose_by_closeness(models, blocks)
         kilometers = next(iter(loops.values())).scores["distance_m"] / 1000.0
         return choice, (
-            f"{reason} On the built-in track, which may look unlike this recording, none drives well enough to be "
-            f"ranked by it: at best, autonomy is {best:.0f} % over {kilometers:.1f} km."
+            f"{reason} On the built-in track{'' if is_built_in else ', which may look unlike this recording'}, none "
+            f"drives well enough to be ranked by it: at best, autonomy is {best:.0f} % over {kilometers:.1f} km."
         )
-    return _choose_by_driving(models, loops)
+    return _choose_by_driving(models, loops, roads or _count_roads(loops))
 
 
-def _choose_by_driving(models: Mapping[str, TrainedModel], loops: Mapping[str, ClosedLoop]) -> Tuple[str, str]:
+def _choose_by_driving(
+    models: Mapping[str, TrainedModel], loops: Mapping[str, ClosedLoop], roads: str
+) -> Tuple[str, str]:
     """Return the choice by autonomy, then lateral error, then latency, and the reason."""
     names = list(loops)
     scores = {name: loops[name].scores for name in names}
     autonomy = {name: scores[name]["autonomy"] for name in names}
     error = {name: scores[name]["lateral_rmse_m"] for name in names}
     latency = {name: models[name].open_loop.latency_ms["p50"] for name in names}
-    ranked = sorted(names, key=lambda name: (-autonomy[name], error[name]))
+    helped = {name: scores[name]["interventions"] for name in names}  # on the same roads, as good as autonomy
+    ranked = sorted(names, key=lambda name: (helped[name], error[name]))
     best, others = ranked[0], ranked[1:]
-    roads = sorted({drive.track.name for drive in loops[best].drives})
-    driven = f"on {scores[best]['distance_m'] / 1000.0:.1f} km of {len(roads)} roads that none has seen"
     found = ", ".join(
-        f"{name} {_count(scores[name]['interventions'])} (autonomy {autonomy[name]:.1f} %, "
+        f"{name} {_count(helped[name])} (autonomy {autonomy[name]:.1f} %, "
         f"{error[name]:.2f} m RMSE from the middle of the lane)"
         for name in ranked
     )
-    evidence = f"{driven[:1].upper()}{driven[1:]}: {found}."
+    evidence = f"On {scores[best]['distance_m'] / 1000.0:.1f} km of {roads}: {found}."
     if not others:
         return best, f"{best} is the only model. {evidence}"
 
-    rates, errors = _resample_driving(loops)
+    rates, errors, drawn = _resample_driving(loops)
     column = names.index(best)
-    equal = [name for name in ranked if autonomy[name] == autonomy[best]]
+    equal = [name for name in ranked if helped[name] == helped[best]]
     if len(equal) == 1:
-        share = float(np.mean(rates[:, column] < np.delete(rates, column, axis=1).min(axis=1)))
-        said = _state_share(best, "needs less help", share)
+        share = float(np.mean((rates[:, [column]] < np.delete(rates, column, axis=1)).all(axis=1)))
+        said = _state_share(best, "needs the least help", share, drawn)
         return best, f"{best} should drive: it needs the least help. {evidence} {said}"
     against = [names.index(name) for name in equal if name != best]
-    worse = np.mean(errors[:, [column]] < errors[:, against], axis=0)
-    tied = [best] + [names[number] for number, share in zip(against, worse) if share < SURE]
+    nearer = errors[:, [column]] < errors[:, against]
+    tied = [best] + [names[number] for number, share in zip(against, nearer.mean(axis=0)) if share < SURE]
+    said = _state_share(best, "keeps closest to the middle", float(nearer.all(axis=1).mean()), drawn)
     if len(tied) == 1:
-        said = _state_share(best, "keeps closer to the middle", float(worse.min()))
         alike = "all" if len(equal) == len(names) > 2 else "both" if len(equal) == len(names) else " and ".join(equal)
-        nearest = f"{alike} drive alike, and it keeps closest to the middle of its lane"
+        nearest = f"{alike} need the same help, and it keeps closest to the middle of its lane"
         return best, f"{best} should drive: {nearest}. {evidence} {said}"
-    choice = min(tied, key=latency.__getitem__)
-    times = " and ".join(f"{name} {latency[name]:.1f} ms" for name in sorted(tied, key=latency.__getitem__))
+    choice, times = _find_quickest(tied, latency)
     return choice, (
         f"{choice} should drive, though these roads do not tell {' and '.join(tied)} apart: {choice} answers quickest "
-        f"({times} a frame). {evidence} {_state_share(best, 'keeps closer to the middle', float(worse.min()))}"
+        f"({times} a frame). {evidence} {said}"
     )
 
 
-def _resample_driving(loops: Mapping[str, ClosedLoop]) -> Tuple[np.ndarray, np.ndarray]:
-    """Return (draws, models) interventions a step, and mean square lateral errors, on resampled roads.
+def _resample_driving(loops: Mapping[str, ClosedLoop]) -> Tuple[np.ndarray, np.ndarray, str]:
+    """Return (draws, models) interventions a step and mean square errors on resampled roads, and what was drawn.
 
-    Both directions of a road are drawn together, since what is hard on it is hard both ways.
+    Both directions of a road are drawn together, since what is hard on it is hard both ways. Fewer than ``FEW_ROADS``
+    are no sample of roads: then pieces of them are drawn, of ``PIECE_M`` each.
     """
-    first = next(iter(loops.values()))
-    roads = sorted({drive.track.name for drive in first.drives})
-    totals = np.zeros((3, len(loops), len(roads)))  # interventions, squares, steps
-    for row, loop in enumerate(loops.values()):
-        for drive in loop.drives:
-            column = roads.index(drive.track.name)
-            squares = float(np.sum(drive.lateral_error_m.astype(np.float64) ** 2))
-            totals[:, row, column] += (float(drive.intervened.sum()), squares, float(len(drive.steering)))
-    return resample_ratio(totals[0], totals[2]), resample_ratio(totals[1], totals[2])
+    drives = [loop.drives for loop in loops.values()]
+    roads = sorted({drive.track.name for drive in drives[0]})
+    groups: Dict[Tuple[Any, ...], np.ndarray] = {}
+    for row, driven in enumerate(drives):
+        for number, drive in enumerate(driven):
+            pieces = (drive.along_m // PIECE_M).astype(int) if len(roads) < FEW_ROADS else np.zeros(len(drive.x), int)
+            for piece in np.unique(pieces):
+                here = pieces == piece
+                key = (drive.track.name,) if len(roads) >= FEW_ROADS else (number, int(piece))
+                totals = groups.setdefault(key, np.zeros((3, len(drives))))  # interventions, squares, steps
+                squares = float(np.sum(drive.lateral_error_m[here].astype(np.float64) ** 2))
+                totals[:, row] += (float(drive.intervened[here].sum()), squares, float(here.sum()))
+    interventions, squares_m2, steps = np.stack(list(groups.values()), axis=-1)
+    steps = np.maximum(steps, 1e-9)  # where one car was put back, another may have jumped over a piece
+    drawn = "these roads" if len(roads) >= FEW_ROADS else f"pieces of {PIECE_M:.0f} m"
+    return resample_ratio(interventions, steps), resample_ratio(squares_m2, steps), drawn
 
 
-def _state_share(best: str, better: str, share: float) -> str:
+def _state_share(best: str, better: str, share: float, drawn: str) -> str:
     """Say how sure a ranking is."""
     sure = "" if share >= SURE else f", where {SURE:.0%} would be sure: drive more roads (--track) to know"
-    return f"Drawing these roads again at random, {best} {better} in {share:.0%} of the draws{sure}."
+    return f"Drawing {drawn} again at random, {best} {better} in {share:.0%} of the draws{sure}."
+
+
+def _describe_roads(tracks: Sequence[Track], *, is_built_in: bool) -> str:
+    """Return how many roads were driven, and what is known of them."""
+    count = _count_names({track.name for track in tracks})
+    if not is_built_in:
+        return f"{count} of the built-in track"
+    known = sorted({track.name for track in tracks} & {track.name for track in training_tracks()})
+    return f"{count}, {', '.join(known)} among those learned from" if known else f"{count} that none has seen"
+
+
+def _count_roads(loops: Mapping[str, ClosedLoop]) -> str:
+    return _count_names({drive.track.name for loop in loops.values() for drive in loop.drives})
+
+
+def _count_names(roads: AbstractSet[str]) -> str:
+    return f"{len(roads)} road{'s'[: len(roads) > 1]}"
 
 
 def _count(interventions: int) -> str:
@@ -310,12 +345,17 @@ def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray)
     )
     if len(tied) == 1:
         return best, f"{best} should drive: it is the closest to the driver. {evidence}.{warning}"
-    choice = min(tied, key=latency.__getitem__)
-    times = " and ".join(f"{name} {latency[name]:.1f} ms" for name in sorted(tied, key=latency.__getitem__))
+    choice, times = _find_quickest(tied, latency)
     return choice, (
         f"{choice} should drive, though this recording does not tell {' and '.join(tied)} apart: {choice} answers "
         f"quickest ({times} a frame). {evidence}, where {SURE:.0%} would be a difference.{warning}"
     )
+
+
+def _find_quickest(names: Sequence[str], latency_ms: Mapping[str, float]) -> Tuple[str, str]:
+    """Return the quickest to answer, and everybody's time in words."""
+    ranked = sorted(names, key=latency_ms.__getitem__)
+    return ranked[0], " and ".join(f"{name} {latency_ms[name]:.1f} ms" for name in ranked)
 
 
 def _in_degrees(steering: float) -> str:

@@ -85,9 +85,12 @@ class TrainingConfig:
     flip: float = _option(0.5, "share of frames mirrored, with the sign", low=0.0, high=1.0)
     shift: float = _option(0.5, "share of frames seen from further left or right, with the steering", low=0.0, high=1.0)
     shadow: float = _option(0.3, "share of frames with a random shadow", low=0.0, high=1.0)
-    brightness: float = _option(0.5, "share of frames lightened or darkened", low=0.0, high=1.0)
-    tint: float = _option(0.5, "share of frames in a warmer or colder light", low=0.0, high=1.0)
+    brightness: float = _option(0.25, "share of frames lightened or darkened", low=0.0, high=1.0)
+    tint: float = _option(0.0, "share of frames in a warmer or colder light", low=0.0, high=1.0)
     scenery: float = _option(0.75, "share of frames that get another frame's view above the horizon", low=0.0, high=1.0)
+    bonnet: float = _option(
+        0.5, "share of frames that get another frame's lowest rows, with the bonnet", low=0.0, high=1.0
+    )
     validation_fraction: float = _option(
         0.2, "share of the drive that is held out, rounded to one stretch in 2, 3, 4, ...", low=0.01, high=0.5
     )

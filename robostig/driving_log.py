@@ -261,15 +261,27 @@ class DrivingLogWriter:
         Where to write; made if it is not there.
     named
         The folder's name in the log, which holds absolute paths; ``folder`` itself if None.
+    cameras
+        Those that every row will have a picture of; all three by default.
 
     Raises
     ------
+    ValueError
+        If there is a log already whose rows are of other cameras, or that has a header.
     OSError
         If the folder cannot be written to.
     """
 
-    def __init__(self, folder: Union[str, Path], *, named: Union[str, Path, None] = None) -> None:
+    def __init__(
+        self,
+        folder: Union[str, Path],
+        *,
+        named: Union[str, Path, None] = None,
+        cameras: Sequence[str] = CAMERAS,
+    ) -> None:
         self.folder = make_folder(folder)
+        self._cameras = tuple(cameras)
+        _check_can_grow(self.folder / LOG_NAME, self._cameras)
         self._pictures = make_folder(self.folder / PICTURES_NAME)
         self._named = Path(os.path.abspath(folder if named is None else named)) / PICTURES_NAME
         path = self.folder / LOG_NAME
@@ -304,7 +316,7 @@ class DrivingLogWriter:
         Parameters
         ----------
         pictures
-            Camera name to (H, W, 3) uint8 RGB, or to the bytes of a JPEG; ``"center"`` at least.
+            Camera name to (H, W, 3) uint8 RGB, or to the bytes of a JPEG, for each of this log's cameras.
         steering
             -1..1, 1.0 = full lock (25 degrees) to the right.
         throttle, brake
@@ -317,13 +329,15 @@ class DrivingLogWriter:
         Raises
         ------
         ValueError
-            If a number is not finite: no reader would take such a row.
+            If a number is not finite, or the cameras are others: no reader would take such a row.
         OSError
             If the disk does not take it.
         """
         numbers = (steering, throttle, brake, speed_mph)
         if not np.isfinite(numbers).all():
             raise ValueError(f"steering, throttle, brake and speed are {numbers}; all must be finite numbers")
+        if set(pictures) != set(self._cameras):
+            raise ValueError(f"pictures of {', '.join(pictures)}; this log has {', '.join(self._cameras)} in every row")
         clock = datetime(1970, 1, 1) + timedelta(milliseconds=round(time_s * 1000.0))
         stamp = f"{clock:%Y_%m_%d_%H_%M_%S}_{clock.microsecond // 1000:03d}"
         cells = []
@@ -339,6 +353,21 @@ class DrivingLogWriter:
         csv.writer(self._file, lineterminator="\n").writerow(cells)
         self._file.flush()
         self.rows += 1
+
+
+def _check_can_grow(path: Path, cameras: Sequence[str]) -> None:
+    """Raise ValueError unless rows with these cameras can be added to the log, if there is one."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    columns, rows = _read_rows(path)
+    here = [camera for camera in CAMERAS if any(_cell(row, columns[camera]) for _, row in rows if camera in columns)]
+    is_plain = columns == {name: position for position, name in enumerate(_COLUMNS)} and rows[0][0] == 1
+    if not is_plain or set(here) != set(cameras):
+        found = f"pictures of {', '.join(here)}" if is_plain else "a header"
+        raise ValueError(
+            f"{path} is there already, with {found}; rows with pictures of {', '.join(cameras)} do not go with it. "
+            "Name another folder"
+        )
 
 
 def _ends_with_newline(path: Path) -> bool:

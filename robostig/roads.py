@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Optional, Union
 
 import robostig
-from robostig._files import replace_file
+from robostig._files import make_folder, replace_file
 from robostig.driving_log import LOG_NAME
 from robostig.simulation import DIRECTIONS, LOOKS, Track, load_track, record
 
@@ -27,6 +30,7 @@ RECIPE: Dict[str, Any] = {
     "brightness": 0.9,  # colours differ from road to road more than on any one recording
     "tint": 0.9,
     "shadow": 0.5,
+    "bonnet": 1.0,  # the car comes off the middle, and must see that it is off
 }
 TEST_ROADS = tuple(f"{look}:{number}" for number in (101, 102) for look in LOOKS)
 
@@ -43,7 +47,8 @@ def training_tracks() -> List[Track]:
 def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
     """Record the expert on the training roads, unless that very recording is there already.
 
-    Beside the folder, a file of the same name with ``.json`` says what was recorded.
+    Beside the folder, a file of the same name with ``.json`` says what was recorded. If it says that the folder is an
+    earlier recording of ours, with another seed or release, the new one takes its place.
 
     Parameters
     ----------
@@ -71,15 +76,25 @@ def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
         "seed": seed,
         "robostig": robostig.__version__,
     }
-    if (folder / LOG_NAME).is_file():
-        try:
-            found = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = None
-        if found == wanted:
-            logger.info("%s is recorded already", folder)
-            return folder
-    record(folder, tracks, laps=TRAINING_LAPS, seed=seed)
-    with replace_file(note, "w") as file:
-        file.write(json.dumps(wanted, indent=2) + "\n")
-    return folder
+    found = _read_note(note)
+    if (folder / LOG_NAME).is_file() and found == wanted:
+        logger.info("%s is recorded already", folder)
+        return folder
+    if found is not None and folder.is_dir():
+        outdated = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
+        os.replace(folder, outdated)  # first of all out of the way, for half a recording must not look like one
+        shutil.rmtree(outdated)
+    make_folder(folder.parent)
+    if not folder.exists():
+        with replace_file(note, "w") as file:  # before the folder, which appears at once and as a whole
+            file.write(json.dumps(wanted, indent=2) + "\n")
+    return record(folder, tracks, laps=TRAINING_LAPS, seed=seed)
+
+
+def _read_note(path: Path) -> Optional[Dict[str, Any]]:
+    """Return what the note says was recorded; None if there is none of ours."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"tracks", "laps", "seed", "robostig"} <= set(note) else None

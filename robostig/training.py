@@ -207,6 +207,7 @@ def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoade
             config.brightness,
             config.tint,
             config.scenery,
+            config.bonnet,
             correction=config.camera_correction,
         ),
         balance=config.balance,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Dict, List, Optional, Tuple, Type, Union
+from typing import Dict, Iterator, List, Optional, Tuple, Type, Union
 
 import cv2
 import numpy as np
@@ -46,15 +48,19 @@ class VideoWriter:
     """
 
     def __init__(self, path: Union[str, Path], driver: str) -> None:
-        self.path, self._driver = Path(path), driver
+        self.path, self._driver = Path(os.path.realpath(path)), driver
         codec = CODECS.get(self.path.suffix.lower())
         if codec is None:
             raise ValueError(f"{path} is to be a video: name it with one of {', '.join(CODECS)}")
-        if not self.path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {self.path.parent} to write {self.path.name} to")
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; name a file to write the video to")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {Path(path).parent} to write {self.path.name} to")
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix.lower()}")
         self._size = (320 * SCALE, 160 * SCALE + PANEL)
-        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*codec), 1.0 / FRAME_S, self._size)
+        self._frames = 0
+        with _without_stderr():  # FFmpeg grumbles about VP8 in .webm, where it belongs
+            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*codec), 1 / FRAME_S, self._size)
         if not self._writer.isOpened():
             self._partial.unlink(missing_ok=True)
             others = ", ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
@@ -72,10 +78,21 @@ class VideoWriter:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self._writer.release()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
+        try:
+            if kind is None:
+                self._check_complete()
+                os.replace(self._partial, self.path)
+        finally:
             self._partial.unlink(missing_ok=True)
+
+    def _check_complete(self) -> None:
+        """Raise OSError if not all frames are in the file: OpenCV does not say when the disk is full."""
+        capture, found = cv2.VideoCapture(str(self._partial)), 0
+        while capture.grab():
+            found += 1
+        capture.release()
+        if found < self._frames:
+            raise OSError(f"{self.path} cannot be written: {found} of {self._frames} frames arrived; is the disk full?")
 
     def write(self, moment: Moment) -> None:
         """Add a frame; as :func:`~robostig.closed_loop.evaluate_closed_loop` calls those who ``watch``."""
@@ -86,6 +103,7 @@ class VideoWriter:
         self._draw_numbers(picture[height:], moment)
         self._draw_map(picture[height:, width - MAP - 8 :], moment)
         self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def _draw_steering(self, panel: np.ndarray, moment: Moment) -> None:
         """Draw both steerings as bars from the middle, a third of full lock to each side."""
@@ -132,6 +150,20 @@ class VideoWriter:
     def _to_pixels(self, points: np.ndarray) -> np.ndarray:
         middle, scale = self._place
         return np.round((points - middle) * (scale, -scale) + (MAP / 2.0, PANEL / 2.0)).astype(np.int32)
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what a C library prints off the terminal."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _side(value: float) -> str:

@@ -36,7 +36,7 @@ class Recorder:
         self.rows = 0
         self.fault: Optional[str] = None  # why the last row was not written
         self._warn = warn
-        self._writer = DrivingLogWriter(folder)
+        self._writer = DrivingLogWriter(folder, cameras=["center"])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._last_s = 0.0
         self._room = threading.Semaphore(BACKLOG)

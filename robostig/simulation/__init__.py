@@ -8,7 +8,7 @@
 """
 
 from robostig.simulation.car import TOP_MPH, Car
-from robostig.simulation.drive import FRAME_S, Simulation
+from robostig.simulation.drive import FRAME_S, Simulation, check_laps
 from robostig.simulation.expert import steer_towards
 from robostig.simulation.recorder import record
 from robostig.simulation.track import DIRECTIONS, LOOKS, Track, load_track, parse_tracks
@@ -21,6 +21,7 @@ __all__ = [
     "Car",
     "Simulation",
     "Track",
+    "check_laps",
     "load_track",
     "parse_tracks",
     "record",

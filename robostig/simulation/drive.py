@@ -12,7 +12,7 @@ from robostig.simulation.car import MPH, TOP_MPH, Car
 from robostig.simulation.renderer import Renderer
 from robostig.simulation.track import Place, Track, load_track
 
-__all__ = ["FRAME_S", "Simulation", "find_renderer"]
+__all__ = ["FRAME_S", "Simulation", "check_laps", "find_renderer"]
 
 FRAME_S = 1.0 / 15.0  # as often as Udacity's simulator records
 
@@ -25,7 +25,7 @@ class Simulation:
     track
         From :func:`~robostig.simulation.load_track`.
     speed_mph
-        Speed at the start, more than 0 and at most 30, default 30 miles an hour; it is held unless a throttle is given.
+        Speed at the start, 1 to 30, default 30 miles an hour; it is held unless a throttle is given.
     delay_s
         Seconds between a command and the wheels, default 0.
 
@@ -36,8 +36,8 @@ class Simulation:
     """
 
     def __init__(self, track: Track, *, speed_mph: float = TOP_MPH, delay_s: float = 0.0) -> None:
-        if not 0.0 < speed_mph <= TOP_MPH:
-            raise ValueError(f"the speed is {speed_mph:g} mph; this car drives at more than 0 and at most {TOP_MPH:g}")
+        if not 1.0 <= speed_mph <= TOP_MPH:
+            raise ValueError(f"the speed is {speed_mph:g} mph; this car drives at 1 to {TOP_MPH:g}")
         if not 0.0 <= delay_s <= 2.0:
             raise ValueError(f"the delay is {delay_s:g} s; it is between 0 and 2 seconds")
         self.track = track
@@ -82,6 +82,12 @@ class Simulation:
         self.place = self.track.lane.locate(self.car.x, self.car.y, near_m=before.along_m)
         length = self.track.lane.length_m
         self.travelled_m += (self.place.along_m - before.along_m + length / 2.0) % length - length / 2.0
+
+
+def check_laps(laps: float) -> None:
+    """Raise ValueError unless so many laps can be driven."""
+    if not 0.0 < laps <= 1000.0:
+        raise ValueError(f"laps is {laps:g}; it is more than 0 and at most 1000")
 
 
 @lru_cache(maxsize=8)

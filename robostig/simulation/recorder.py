@@ -14,7 +14,7 @@ from tqdm import tqdm
 from robostig._files import fill_folder
 from robostig.driving_log import CAMERAS, DrivingLogWriter
 from robostig.simulation.car import TOP_MPH
-from robostig.simulation.drive import FRAME_S, Simulation, find_renderer
+from robostig.simulation.drive import FRAME_S, Simulation, check_laps, find_renderer
 from robostig.simulation.expert import steer_towards
 from robostig.simulation.track import LOOKS, Track
 
@@ -71,12 +71,13 @@ def record(
     FileExistsError
         If ``out`` is there already, and not empty.
     ValueError
-        For a number of laps or a speed that cannot be.
+        For a number of laps, a speed or a seed that cannot be.
     OSError
         If it cannot be written.
     """
-    if not 0.0 < laps <= 1000.0:
-        raise ValueError(f"laps is {laps:g}; it is more than 0 and at most 1000")
+    check_laps(laps)
+    if seed < 0:
+        raise ValueError(f"the seed is {seed}; it is a whole number from 0")
     if not tracks:
         raise ValueError("name at least one track to record")
     out = Path(out)
@@ -97,7 +98,7 @@ def record(
                 )
                 clock += BETWEEN_TRACKS_S
         rows = writer.rows
-    logger.info("recorded %s rows on %d tracks in %s", f"{rows:,}", len(tracks), out)
+    logger.info("recorded %s rows on %d %s in %s", f"{rows:,}", len(tracks), "tracks"[: 5 + (len(tracks) > 1)], out)
     return out
 
 
