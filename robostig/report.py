@@ -32,7 +32,7 @@ from robostig.comparison import CAVEAT, DRIVES, REPORT, Comparison
 from robostig.config import TrainingConfig
 from robostig.driving_log import encode_jpeg, read_picture
 from robostig.metrics import DEGREES, INTERVENTION_S, LIMIT_M, STRAIGHT, score_steering
-from robostig.roads import RECIPE, TEST_ROADS
+from robostig.roads import RECIPE, TEST_ROADS, training_tracks
 from robostig.simulation.car import WHEELBASE_M
 
 __all__ = ["write_report"]
@@ -242,6 +242,7 @@ def _describe_driving(comparison: Comparison) -> Optional[Dict[str, Any]]:
         "bars": _make_bars(rows, "autonomy", "{:.1f} %".format, full=100.0),
         "has_blind": comparison.blind is not None,
         "roads": len(roads),
+        "are_unseen": comparison.is_built_in and not set(roads) & {track.name for track in training_tracks()},
         "is_both_ways": len({track.direction for track in tracks}) == 2,
         "kilometers": scores["distance_m"] / 1000.0,
         "minutes": scores["simulated_s"] / 60.0,

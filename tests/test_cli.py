@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -148,11 +151,17 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["evaluate", "--constant", "0", "--track", "mountain:x"], 2, "as in mountain:17"),
     (["evaluate", "--constant", "0", "--track", "lake", "--laps", "0"], 1, "laps is 0; it is more than 0"),
     (["evaluate", "--constant", "0", "--track", "lake", "--laps", "nan"], 1, "laps is nan"),
-    (["evaluate", "--constant", "0", "--track", "lake", "--speed", "90"], 1, "at most 30"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--speed", "90"], 1, "drives at 1 to 30"),
     (["evaluate", "--constant", "0", "--track", "lake", "--delay", "-1"], 1, "between 0 and 2 seconds"),
     (["evaluate", "--constant", "0", "--track", "lake", "--video", "x.gif"], 1, "name it with one of .mp4"),
     (["evaluate", "--constant", "0", "--track", "lake", "--video", "no/x.avi"], 1, "no folder no"),
     (["evaluate", "--constant", "0", "--data", "data", "--video", "x.avi"], 2, "with --track NAMES"),
+    (["evaluate", "--constant", "0", "--data", "data", "--laps", "3"], 2, "--laps is about a drive"),
+    (["evaluate", "--constant", "0", "--data", "data", "--rows", "all"], 2, "--rows is about what an ARTIFACT"),
+    (["evaluate", "--constant", "0", "--data", "data", "--track", "lak"], 2, "there is no track 'lak'"),
+    (["evaluate", "--constant", "0", "--track", "lake", "--video", "data"], 1, "is to be a video"),
+    (["compare", "--laps", "nan"], 2, "laps is nan"),
+    (["record", "out", "--seed", "-1"], 1, "the seed is -1"),
     (["compare", "--track", "hills"], 2, "there is no track 'hills'"),
     (["record", "out", "--track", "lake:-1"], 2, "there is no track 'lake:-1'"),
     (["record", "out", "--laps", "0"], 1, "laps is 0"),
@@ -190,6 +199,17 @@ def test_a_drive_is_recorded_and_the_same_words_write_the_same_again(run):
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second))
     lines = [Path(name, "driving_log.csv").read_text() for name in ("first", "second")]
     assert lines[0].replace(str(Path("first").resolve()), str(Path("second").resolve())) == lines[1]
+
+
+def test_a_recording_that_is_terminated_leaves_nothing_behind(tmp_path):
+    words = [sys.executable, "-m", "robostig.cli", "record", "out", "--laps", "20"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not any(tmp_path.glob("out.*.partial/IMG/*.jpg")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143 and not list(tmp_path.iterdir())
 
 
 def test_a_driver_is_scored_on_a_road_for_people_and_for_programs(run):

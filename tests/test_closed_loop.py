@@ -314,7 +314,7 @@ def test_a_delay_makes_driving_harder():
     tracks = [load_track("dirt:3")]
     prompt, late = (let_drive(tracks, laps=0.25, delay_s=delay_s).scores for delay_s in (0.0, 0.4))
     assert late["lateral_rmse_m"] > 1.5 * prompt["lateral_rmse_m"]
-    assert late["whiteness_expert"] > prompt["whiteness_expert"]  # the expert has the same car
+    assert late["whiteness_expert"] == prompt["whiteness_expert"]  # a measure of the road, which stays the same
 
 
 def test_slower_takes_longer():
@@ -351,6 +351,6 @@ def test_the_shortest_drive_is_one_step():
 
 
 def test_the_experts_whiteness_is_measured_on_the_same_drive():
-    (drive,) = let_drive([MOUNTAIN], laps=0.2, speed_mph=20.0, delay_s=0.1).drives
+    (drive,) = let_drive([MOUNTAIN], laps=0.2, speed_mph=20.0).drives
     own = measure_whiteness(drive.expert, np.arange(len(drive.expert)) * FRAME_S)
     assert drive.whiteness_expert == pytest.approx(own, rel=1e-3)

@@ -128,6 +128,42 @@ def test_of_those_that_roads_do_not_tell_apart_the_quickest_drives():
     assert choice == "quick" and "do not tell" in reason and "quick 2.0 ms and slow 5.0 ms" in reason
 
 
+def test_of_three_the_share_is_of_draws_in_which_the_best_beats_both():
+    models = {
+        "best": drive(make_driver("best", make_noise(0), 1.0), [0.1] * 8),
+        "left": drive(make_driver("left", make_noise(0), 1.0), [0.1] * 8, helped=[1, 0, 0, 0, 0, 0, 0, 0]),
+        "right": drive(make_driver("right", make_noise(0), 1.0), [0.1] * 8, helped=[0, 0, 1, 0, 0, 0, 0, 0]),
+    }
+    choice, reason = choose(models, BLOCKS)
+    assert choice == "best"
+    share = int(reason.split("in ")[-1].split("%")[0])
+    assert share == pytest.approx(100 * (1 - 2 * (7 / 8) ** 8 + (6 / 8) ** 8), abs=3)  # both roads are drawn
+
+
+def test_one_road_is_no_sample_of_roads():
+    models = {
+        "slow": drive(make_driver("slow", make_noise(0), 5.0), [0.300]),
+        "quick": drive(make_driver("quick", make_noise(0), 1.0), [0.301]),
+    }
+    rng = np.random.default_rng(0)
+    for name, model in models.items():
+        (driven,) = model.closed_loop.drives
+        error = (driven.lateral_error_m + rng.normal(0, 0.1, len(driven.x))).astype(np.float32)
+        models[name] = replace(model, closed_loop=ClosedLoop((replace(driven, lateral_error_m=error),), 1.0))
+    choice, reason = choose(models, BLOCKS)
+    assert choice == "quick" and "Drawing pieces of 50 m again" in reason and "of 1 road:" in reason
+
+
+def test_what_is_known_of_the_roads_is_said(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(roads, "TRAINING_ROADS", 2)
+    monkeypatch.setattr(roads, "TRAINING_LAPS", 0.03)
+    monkeypatch.setattr("robostig.comparison.DRIVES", 0.0)
+    config = replace(CONFIG, stretch_s=1.0)
+    for names, said in (("lake:103,dirt:103", "2 roads that none has seen"), ("lake:2,dirt:103", "lake:2 among those")):
+        comparison = compare(None, ["tiny1"], tmp_path / "out", config, tracks=parse_tracks(names), laps=0.02)
+        assert said in comparison.reason
+
+
 def test_where_none_can_drive_closeness_to_the_human_decides_and_the_reason_says_so():
     models = {
         "near": drive(make_driver("near", make_noise(0, 0.01), 1.0), [0.9] * 8, helped=[20] * 8),

@@ -545,10 +545,27 @@ def test_rows_are_added_to_a_log_however_its_last_one_ends(folder, end):
 
 
 def test_one_camera_may_be_written_alone(tmp_path):
-    with DrivingLogWriter(tmp_path) as writer:
+    with DrivingLogWriter(tmp_path, cameras=["center"]) as writer:
         write(writer, cameras=["center"])
+        with pytest.raises(ValueError, match="pictures of center, left, right; this log has center in every row"):
+            write(writer)
     assert (tmp_path / LOG_NAME).read_text().split(",")[1:3] == ["", ""]
     assert list(read_driving_log(tmp_path).pictures) == ["center"]
+
+
+def test_rows_of_other_cameras_are_not_added_to_a_log(tmp_path):
+    with DrivingLogWriter(tmp_path) as writer:
+        write(writer)
+    before = (tmp_path / LOG_NAME).read_bytes()
+    with pytest.raises(ValueError, match="with pictures of center, left, right; rows with pictures of center do not"):
+        DrivingLogWriter(tmp_path, cameras=["center"])
+    assert (tmp_path / LOG_NAME).read_bytes() == before
+
+
+def test_nothing_is_added_to_a_log_with_a_header(tmp_path):
+    (tmp_path / LOG_NAME).write_text("center,left,right,steering,throttle,brake,speed\nc.jpg,l.jpg,r.jpg,0,0,0,0\n")
+    with pytest.raises(ValueError, match="is there already, with a header"):
+        DrivingLogWriter(tmp_path)
 
 
 def test_bytes_of_a_jpeg_are_written_as_they_came(tmp_path):
@@ -579,7 +596,7 @@ def test_a_picture_that_cannot_be_written_is_no_row(tmp_path):
 
 def test_the_folder_may_get_another_name_later(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with DrivingLogWriter("partial", named="out") as writer:
+    with DrivingLogWriter("partial", named="out", cameras=["center"]) as writer:
         write(writer, cameras=["center"])
     os.rename("partial", "out")
     (path,) = [row.split(",")[0] for row in Path("out", LOG_NAME).read_text().splitlines()]

@@ -47,7 +47,22 @@ def test_another_recording_in_its_place_is_left_alone(few, make_recording):
     assert (folder / "driving_log.csv").read_text() == text
 
 
-def test_another_seed_is_another_recording(few, tmp_path):
+def test_another_seed_takes_the_place_of_an_earlier_recording_of_ours(few, tmp_path):
     folder = roads.record_training_roads(tmp_path / "recording")
-    with pytest.raises(FileExistsError):
-        roads.record_training_roads(folder, seed=1)
+    first = read_driving_log(folder).fingerprint()
+    roads.record_training_roads(folder, seed=1)
+    assert read_driving_log(folder).fingerprint() != first
+    assert json.loads((tmp_path / "recording.json").read_text())["seed"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recording", "recording.json"]
+
+
+def test_a_recording_that_was_interrupted_is_made_again(few, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("robostig.simulation.recorder.steer_towards", stop)
+        with pytest.raises(KeyboardInterrupt):
+            roads.record_training_roads(tmp_path / "recording")
+    assert not (tmp_path / "recording").exists()
+    assert len(read_driving_log(roads.record_training_roads(tmp_path / "recording"))) > 15

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+
 import cv2
 import numpy as np
 import pytest
@@ -68,3 +70,24 @@ def test_a_drive_that_fails_leaves_an_earlier_video_as_it_was(tmp_path):
     with pytest.raises(ValueError, match="answered nan"), VideoWriter(path, "driver") as video:
         evaluate_closed_loop(steer, [TRACK], laps=0.01, watch=video.write)
     assert path.read_bytes() == b"an earlier one" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_an_error_and_no_half_video_is_left(tmp_path):
+    path, (soft, hard) = tmp_path / "drive.avi", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        with pytest.raises(OSError, match="is the disk full"), VideoWriter(path, "driver") as video:
+            evaluate_closed_loop(Constant(0.0), [TRACK], laps=0.03, watch=video.write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_no_video_and_a_link_leads_to_one(tmp_path):
+    (tmp_path / "folder.avi").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        VideoWriter(tmp_path / "folder.avi", "driver")
+    (tmp_path / "link.avi").symlink_to(tmp_path / "real.avi")
+    with VideoWriter(tmp_path / "link.avi", "driver") as video:
+        evaluate_closed_loop(Constant(0.0), [TRACK], laps=0.005, watch=video.write)
+    assert (tmp_path / "link.avi").is_symlink() and (tmp_path / "real.avi").stat().st_size > 0
