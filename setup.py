@@ -61,7 +61,7 @@ setup(
     zip_safe=False,
     # No lower bounds beyond the SageMaker images' versions: Python 3.8, numpy 1.19, gluoncv 0.8.
     install_requires=[
-        "aiohttp>=3.8,<4",  # the driving server
+        "aiohttp>=3.10,<4",  # the driving server
         "gluoncv>=0.8",
         "jinja2",
         "matplotlib",

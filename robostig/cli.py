@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -20,6 +20,9 @@ from robostig.config import TrainingConfig
 from robostig.metrics import DEGREES
 from robostig.roads import RECIPE
 from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH, check_laps, parse_tracks
+
+if TYPE_CHECKING:
+    from robostig.driving.simulator import SimulatedDrive
 
 __all__ = ["main"]
 
@@ -208,7 +211,9 @@ def _build_parser() -> argparse.ArgumentParser:
         "--track", metavar="NAME", default="lake", help="lake, mountain:17 and the like; default lake"
     )
     simulate.add_argument("--direction", choices=("forward", "backward"), default="forward", help="default forward")
-    simulate.add_argument("--laps", type=float, default=1.0, help="may be a part of one; default 1")
+    simulate.add_argument(
+        "--laps", type=float, default=1.0, help="for the model to drive; may be a part of one; default 1"
+    )
     simulate.add_argument(
         "--manual-seconds", metavar="S", type=float, default=0.0, help="let a human drive so long at first; default 0"
     )
@@ -473,6 +478,8 @@ def _drive(arguments: argparse.Namespace) -> None:
     _check_usage(lambda: SpeedController(arguments.set_speed))
     if not 0 <= arguments.port <= 65535:
         raise _UsageError(f"there is no port {arguments.port}; ports are 0 (any) to 65535")
+    if not arguments.host.strip():
+        raise _UsageError("--host is empty; 127.0.0.1 is this machine alone, 0.0.0.0 every network that it is in")
     from robostig.driving.server import DrivingServer, serve
 
     if arguments.endpoint is not None:
@@ -517,19 +524,33 @@ def _simulate(arguments: argparse.Namespace) -> None:
         )
     )
     if arguments.json:
-        _print_json({"closed_loop": {**driven.to_dict(), "track": arguments.track, "direction": arguments.direction}})
-        return
+        _print_json({"closed_loop": driven.to_dict()})
+    else:
+        _print_simulated(driven)
     if not driven.finished:
-        logging.warning("the car stood still for a minute: the drive ends before its laps")
-    each, answer_ms = driven.distance_per_intervention_m, driven.answer_ms
-    rows = [
-        ["laps", f"{driven.laps:.2f}", f"{driven.distance_m:,.0f} m of {arguments.track}, {arguments.direction}"],
-        ["interventions", f"{driven.interventions}", "" if each is None else f"one in {each:,.0f} m"],
-        ["autonomy", f"{driven.autonomy:.2f}", "percent"],
-        ["lateral_rmse", f"{driven.lateral_rmse_m:.3f}", "m from the lane's middle"],
-        ["lateral_max", f"{driven.lateral_max_m:.3f}", "m"],
+        raise ValueError(
+            f"the car came no further for a minute: the model drove {driven.laps:.2f} of {arguments.laps:g} laps, and "
+            "the scores are of these alone; see what the server says"
+        )
+
+
+def _print_simulated(driven: SimulatedDrive) -> None:
+    rows = [["laps", f"{driven.laps:.2f}", f"{driven.distance_m:,.0f} m of {driven.track}, {driven.direction}"]]
+    if driven.autonomy is not None:
+        each = driven.distance_per_intervention_m
+        rows += [
+            ["interventions", f"{driven.interventions}", "" if each is None else f"one in {each:,.0f} m"],
+            ["autonomy", f"{driven.autonomy:.2f}", "percent"],
+            ["lateral_rmse", f"{driven.lateral_rmse_m:.3f}", "m from the lane's middle"],
+            ["lateral_max", f"{driven.lateral_max_m:.3f}", "m"],
+        ]
+    rows += [
         ["simulated", f"{driven.simulated_s:.1f}", f"s, {driven.frames:,} frames in {driven.elapsed_s:.1f} s"],
-        ["answer", f"{answer_ms['p50']:.1f}", f"ms (median; {answer_ms['p99']:.1f} ms at the 99th percentile)"],
+        [
+            "answer",
+            f"{driven.answer_ms['p50']:.1f}",
+            f"ms (median; {driven.answer_ms['p99']:.1f} ms at the 99th percentile)",
+        ],
     ]
     _print_table(rows)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import time
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from robostig.driving.protocol import Telemetry
 from robostig.driving.speed import SpeedController
 from robostig.preprocessing import check_picture_size
 
-__all__ = ["Command", "Driver", "Sight", "decode_jpeg", "look"]
+__all__ = ["Command", "Driver", "Sight", "decode_jpeg", "look", "read_steering"]
 
 Steer = Callable[[np.ndarray], float]
 
@@ -64,11 +65,26 @@ def look(image: Optional[str], steer: Steer) -> Sight:
         raise ValueError(f"the picture is no base64 ({error})") from error
     frame = decode_jpeg(jpeg)
     started = time.perf_counter()
-    steering = float(steer(frame))
+    answer = steer(frame)
     seconds = time.perf_counter() - started
-    if not np.isfinite(steering):
-        raise ValueError(f"the model answered {steering}")
-    return Sight(jpeg, min(1.0, max(-1.0, steering)), seconds)
+    return Sight(jpeg, read_steering(answer), seconds)
+
+
+def read_steering(answer: Any) -> float:
+    """Return a model's answer as a steering, -1..1.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite number.
+    """
+    try:
+        steering = float(answer)
+    except (TypeError, ValueError, OverflowError):
+        steering = math.nan
+    if not math.isfinite(steering):
+        raise ValueError(f"the model answered {str(answer)[:80]}, and a steering is a number from -1 to 1")
+    return min(1.0, max(-1.0, steering))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

@@ -56,7 +56,9 @@ PATH, QUERY = "/socket.io/", "EIO=4&transport=websocket"
 PING, PONG, CONNECTED, DISCONNECT, CLOSE = "2", "3", "40", "41", "1"
 PING_INTERVAL_S, PING_TIMEOUT_S = 25.0, 60.0
 
-_EVENT = re.compile(r"42(?:/[^,\[]*,)?\d*(?=\[)")  # a namespace and a number to acknowledge may stand before the list
+# A namespace and a number to acknowledge may stand before the list; both are short, and so is the search for them.
+_EVENT = re.compile(r"42(?:/[^,\[]{0,64},)?\d{0,20}(?=\[)")
+_LONGEST_NUMBER = 64  # characters
 _SPACES = re.compile(r"[\s'’]")  # between thousands, in some locales
 
 
@@ -108,7 +110,7 @@ def decode_event(text: str) -> Tuple[str, Any]:
     if not match:
         raise ValueError(f"a message of {len(text):,} characters is no event: {text[:24]!r}")
     try:
-        event = json.loads(text[match.end() :])
+        event = json.loads(text[match.end() :], parse_int=float)  # which takes no longer for a million digits
     except (ValueError, RecursionError) as error:
         raise ValueError(f"a message of {len(text):,} characters holds no JSON ({str(error)[:80]})") from error
     if not event or not isinstance(event[0], str):
@@ -139,6 +141,10 @@ def decode_number(value: Any) -> float:
     ValueError
         If it is none, or not finite.
     """
+    if not isinstance(value, (str, int, float)) or len(str(value)) > _LONGEST_NUMBER:
+        raise ValueError(
+            f"a number is a text of up to {_LONGEST_NUMBER} characters, and this {type(value).__name__} is none"
+        )
     text = _SPACES.sub("", str(value)).replace("\N{MINUS SIGN}", "-")
     if text.rfind(",") > text.rfind("."):
         text = text.replace(".", "").replace(",", ".")
@@ -166,7 +172,10 @@ def decode_telemetry(payload: Any) -> Optional[Telemetry]:
         steering_deg=numbers["steering_angle"],
         throttle=numbers["throttle"],
         speed_mph=numbers["speed"],
-        decimal_comma=any("," in str(payload.get(name)) and "." not in str(payload.get(name)) for name in numbers),
+        decimal_comma=any(
+            value is not None and "," in str(payload[name]) and "." not in str(payload[name])
+            for name, value in numbers.items()
+        ),
     )
 
 

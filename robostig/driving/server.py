@@ -2,6 +2,7 @@
 
 Each simulator that connects is driven, by a driver of its own and one model for all. The page and the recording follow
 the one that connected last. The model works in a thread: pings are answered, and the page is served, while it thinks.
+Nobody at the other end of a socket can hold the server up: not by sending nonsense, not by reading nothing.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ import base64
 import contextlib
 import errno
 import hashlib
+import ipaddress
 import json
 import logging
 import re
 import signal
 import socket as network
+import threading
 import time
+import traceback
 import uuid
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Tuple, Union
+from urllib.parse import urlsplit
 
-import numpy as np
 from aiohttp import WSMsgType, web
 
 from robostig.driving import protocol
-from robostig.driving.driver import Driver, Sight, Steer, look
+from robostig.driving.driver import Driver, Sight, Steer
+from robostig.driving.line import Line
+from robostig.driving.lookout import Lookout
 from robostig.driving.recorder import Recorder
 from robostig.driving.speed import SET_SPEED_MPH, SpeedController
 from robostig.metrics import DEGREES, summarize_latency
@@ -36,11 +41,11 @@ __all__ = ["DrivingServer", "serve"]
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 1.0  # for the model: a car at 15 mph is 7 metres further by then
-LARGEST_MESSAGE = 1 << 24  # bytes; a frame is some 16 KB, and rubbish of a megabyte must not end the connection
+LARGEST_MESSAGE = 1 << 22  # bytes; a frame is some 16 KB, and rubbish of a megabyte must not end the connection
+MOST = 16  # simulators, and pages
 # Messages that want no answer; anything else that is not understood gets one, or the car would stop for good.
 UNANSWERED = (protocol.PONG, protocol.CONNECTED, protocol.DISCONNECT, "5", "6")
-CLOSING_S = 1.0  # for the other side to say goodbye
+ENDING_S = 1.0  # for requests that are being answered when the server ends
 INBOX = 8  # messages that may wait for one simulator's driver; it sends two at most
 WARNING_EVERY_S = 10.0  # of each kind
 PAGE_EVERY_S = 1 / 15
@@ -80,7 +85,6 @@ class DrivingServer:
         record: Union[str, Path, None] = None,
     ) -> None:
         SpeedController(set_speed_mph)  # refuses one that cannot be held, before anything listens
-        self.steer = steer
         self.name = name
         self.set_speed_mph = set_speed_mph
         self.frames = self.blind = 0
@@ -89,10 +93,9 @@ class DrivingServer:
         self.recorder: Optional[Recorder] = None
         self.warnings = _Warnings()
         self._record = record
+        self.lookout = Lookout(steer)
         self._drives: List[_Drive] = []  # one a simulator; the last one is followed
-        self._pages: Dict[web.WebSocketResponse, asyncio.Event] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._overdue: Optional[asyncio.Future[Sight]] = None
+        self._pages: Dict[Line, asyncio.Event] = {}
         self._page, self._policy = _read_page()
         self._runner: Optional[web.AppRunner] = None
 
@@ -102,7 +105,8 @@ class DrivingServer:
         Parameters
         ----------
         host
-            Address to listen at: loopback by default, ``"0.0.0.0"`` for every network that the machine is in.
+            Address to listen at: loopback by default, ``"0.0.0.0"`` for every network that the machine is in. Those
+            who connect must name the server so, or by an IP address, or ``localhost``.
         port
             0 for any that is free.
 
@@ -111,18 +115,20 @@ class DrivingServer:
         OSError
             If it cannot listen there, or not write the recording.
         ValueError
-            If the model cannot steer by a frame of the simulator's size.
+            If the model cannot steer by a frame of the simulator's size, the recording's folder holds a log that cannot
+            be gone on with, or ``host`` is empty.
         """
+        if not host.strip():
+            raise ValueError("an empty host would be every network; say 0.0.0.0 for that, or 127.0.0.1")
         loop = asyncio.get_running_loop()
-        # The first call builds the graph, or finds out that there is no such endpoint.
-        await loop.run_in_executor(self._thread, self.steer, np.zeros((160, 320, 3), np.uint8))
-        application = web.Application(middlewares=[_refuse_other_sites])
+        await self.lookout.begin()
+        application = web.Application(middlewares=[_make_guard(host)])
         application.router.add_get("/", self._show_page)
         application.router.add_get("/live", self._show_live)
         application.router.add_get(protocol.PATH, self._drive)
         application.router.add_get(protocol.PATH.rstrip("/"), self._drive)
         application.on_shutdown.append(self._hang_up)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=ENDING_S)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -130,24 +136,25 @@ class DrivingServer:
             await self.stop()
             raise OSError(_explain_refusal(error, host, port)) from error
 
-        def warn(text: str) -> None:
-            loop.call_soon_threadsafe(self.warnings.add, "record", text)
+        def warn(kind: str, text: str) -> None:
+            loop.call_soon_threadsafe(self.warnings.add, kind, text)
 
         try:  # not before, so that a port in use leaves no empty log; and no frame comes in between
             self.recorder = None if self._record is None else Recorder(self._record, warn)
-        except OSError:
+        except (OSError, ValueError):
             await self.stop()
             raise
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Hang up, and finish the recording."""
+        """Hang up, finish the recording, and log what was not yet."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        self._thread.shutdown(wait=False)
+        self.lookout.end()
         if self.recorder is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.recorder.close)
+        self.warnings.flush()
 
     def summarize(self) -> str:
         """Return one line on what was driven."""
@@ -168,52 +175,35 @@ class DrivingServer:
     # The simulator's side.
 
     async def _drive(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(
+        line = Line(
+            f"the simulator from {request.remote}",
             max_msg_size=LARGEST_MESSAGE,
-            compress=False,
-            timeout=CLOSING_S,
+            autoping=False,  # which would answer without a limit
             receive_timeout=protocol.PING_INTERVAL_S + protocol.PING_TIMEOUT_S,  # engine.io's rule: it has gone
         )
-        if not socket.can_prepare(request):
-            # engine.io's own way to say so, with words for people
+        # engine.io's own way to say no, with words for people
+        if not line.socket.can_prepare(request):
             message = f"RoboStig speaks over WebSocket only: connect to {protocol.PATH}?{protocol.QUERY}"
             return web.json_response({"code": 0, "message": message}, status=400)
-        await socket.prepare(request)
-        drive = _Drive(self, socket)
+        if len(self._drives) >= MOST:
+            message = f"{MOST} simulators are connected, and no more are driven: end one of them first"
+            self.warnings.add("too many simulators", f"a simulator from {request.remote} was refused: {message}")
+            return web.json_response({"code": 0, "message": message}, status=503)
+        drive = _Drive(self, line)
         self._drives.append(drive)
-        logger.info("a simulator connected from %s", request.remote)
-        if len(self._drives) > 1:
-            text = f"{len(self._drives)} simulators are connected: each is driven, page and recording follow the newest"
-            self.warnings.add("several", text)
-        self.notify()
         try:
+            await line.open(request)
+            logger.info("a simulator connected from %s", request.remote)
+            if len(self._drives) > 1:
+                text = f"{len(self._drives)} simulators are connected: each is driven, the newest is shown and recorded"
+                self.warnings.add("several simulators", text)
+            self.notify()
             await drive.run()
         finally:
             self._drives.remove(drive)
-            logger.info("the simulator from %s has gone", request.remote)
+            logger.info("%s has gone", line.name)
             self.notify()
-        return socket
-
-    async def see(self, image: Optional[str]) -> Sight:
-        """Look at the road in the model's thread.
-
-        Raises
-        ------
-        TimeoutError
-            If the model takes too long; until it is done, further calls raise at once.
-        Exception
-            Whatever the model raises.
-        """
-        if self._overdue is not None and not self._overdue.done():
-            raise TimeoutError("the model is still busy with an earlier frame")
-        future = asyncio.get_running_loop().run_in_executor(self._thread, look, image, self.steer)
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the simulator may have gone
-        self._overdue = None
-        done, _ = await asyncio.wait({future}, timeout=PATIENCE_S)
-        if not done:
-            self._overdue = future
-            raise TimeoutError(f"the model took more than {PATIENCE_S:g} s")
-        return future.result()
+        return line.socket
 
     def count(self, drive: _Drive, sight: Optional[Sight], seconds: float) -> None:
         """Take note of a command that was sent ``seconds`` after its frame came."""
@@ -244,15 +234,18 @@ class DrivingServer:
         return web.Response(text=self._page, content_type="text/html", headers=headers)
 
     async def _show_live(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(compress=False, heartbeat=20.0, timeout=CLOSING_S)
-        if not socket.can_prepare(request):
+        line = Line(f"the page at {request.remote}", heartbeat=20.0)
+        if not line.socket.can_prepare(request):
             return web.json_response(self.describe())
-        await socket.prepare(request)
-        news = self._pages[socket] = asyncio.Event()
-        listener = asyncio.ensure_future(_listen(socket))  # sees that the page has closed
+        if len(self._pages) >= MOST:
+            return web.Response(text=f"{MOST} pages are open, and no more are served: close one first", status=503)
+        news = self._pages[line] = asyncio.Event()
+        listener: Optional[asyncio.Future[None]] = None
         shown: Optional[str] = ""
         try:
-            while not socket.closed:
+            await line.open(request)
+            listener = asyncio.ensure_future(_listen(line.socket))  # sees that the page has closed
+            while not line.socket.closed:
                 news.clear()
                 state = self.describe()
                 if state["image"] == shown:
@@ -260,16 +253,17 @@ class DrivingServer:
                 else:
                     shown = state["image"]
                 # A page that cannot keep up waits here, alone, and gets the newest state when it is done.
-                await socket.send_str(json.dumps(state))
+                await line.send(json.dumps(state))
                 await asyncio.sleep(PAGE_EVERY_S)
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(news.wait(), PAGE_AT_LEAST_EVERY_S)
         except ConnectionError:
             pass  # closed while it was being written to
         finally:
-            del self._pages[socket]
-            listener.cancel()
-        return socket
+            del self._pages[line]
+            if listener is not None:
+                listener.cancel()
+        return line.socket
 
     def describe(self) -> Dict[str, Any]:
         """Return what the page shows."""
@@ -308,17 +302,17 @@ class DrivingServer:
         return state
 
     async def _hang_up(self, application: web.Application) -> None:
-        sockets = [drive.socket for drive in self._drives] + list(self._pages)
-        await asyncio.gather(*(socket.close(code=1001, message=b"the server ends") for socket in sockets))
+        lines = [drive.line for drive in self._drives] + list(self._pages)
+        await asyncio.gather(*(line.close(1001, b"the server ends") for line in lines), return_exceptions=True)
         self.notify()
 
 
 class _Drive:
     """The conversation with one simulator."""
 
-    def __init__(self, server: DrivingServer, socket: web.WebSocketResponse) -> None:
+    def __init__(self, server: DrivingServer, line: Line) -> None:
         self.server = server
-        self.socket = socket
+        self.line = line
         self.driver = Driver(server.set_speed_mph)
         self.manual = False
         self.image: Optional[str] = None
@@ -329,25 +323,36 @@ class _Drive:
 
     async def run(self) -> None:
         """Talk until either side hangs up."""
-        answering = asyncio.ensure_future(self._answer_all())
+        tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._answer_all())]
         try:
-            await self.socket.send_str(protocol.encode_open(uuid.uuid4().hex))
-            await self.socket.send_str(protocol.CONNECTED)
-            async for message in self.socket:
-                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    break  # what came cannot be a message; the simulator connects again
-                text = message.data if message.type is WSMsgType.TEXT else ""
-                if text in (protocol.PING, protocol.PING + "probe"):
-                    await self.socket.send_str(protocol.PONG + text[1:])
-                elif text == protocol.CLOSE:
-                    break
-                elif text not in UNANSWERED:
-                    await self._inbox.put((text, time.perf_counter()))
-        except (ConnectionError, asyncio.TimeoutError):
-            pass  # gone without a word
-        finally:
-            answering.cancel()
-            await self.socket.close()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # a connection that is open and silent would stop the car for good: after a fault, it connects again
+            for task in tasks:
+                task.cancel()
+            faults = await asyncio.gather(*tasks, return_exceptions=True)
+            await self.line.close()
+            for fault in faults:
+                if isinstance(fault, Exception) and not isinstance(fault, (ConnectionError, asyncio.TimeoutError)):
+                    logger.error("%s is hung up on, after a fault of the server's own", self.line.name, exc_info=fault)
+
+    async def _listen(self) -> None:
+        await self.line.send(protocol.encode_open(uuid.uuid4().hex))
+        await self.line.send(protocol.CONNECTED)
+        async for message in self.line.socket:
+            if message.type is WSMsgType.PING:
+                await self.line.pong(message.data)
+                continue
+            if message.type is WSMsgType.PONG:
+                continue
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                break  # what came cannot be a message; the simulator connects again
+            text = message.data if message.type is WSMsgType.TEXT else ""
+            if text in (protocol.PING, protocol.PING + "probe"):
+                await self.line.send(protocol.PONG + text[1:])
+            elif text == protocol.CLOSE:
+                break
+            elif text not in UNANSWERED:
+                await self._inbox.put((text, time.perf_counter()))
 
     async def _answer_all(self) -> None:
         last, answer, answered = None, "", 0.0
@@ -359,10 +364,7 @@ class _Drive:
             sight: Optional[Sight] = None
             if not again:
                 sight, answer = await self._answer(text)
-            try:
-                await self.socket.send_str(answer)
-            except ConnectionError:
-                return
+            await self.line.send(answer)
             last, answered = text, time.perf_counter()
             if not again:
                 self._moments.append(answered)
@@ -383,12 +385,11 @@ class _Drive:
             if telemetry is None:
                 return None, protocol.encode_event("manual", {})
             self._decimal_comma = telemetry.decimal_comma
-            sight = await self.server.see(telemetry.image)
+            sight = await self.server.lookout.see(telemetry.image)
             self.image = telemetry.image
         except Exception as error:  # whatever a model may raise: without an answer, the car would stop for good
-            kind = type(error).__name__
-            reason = (str(error).strip().splitlines() or [kind])[0]  # MXNet adds a stack of calls
-            self.server.warnings.add(kind, f"driving blind: {reason[:200]}")
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]  # MXNet adds a stack of calls
+            self.server.warnings.add(_find_origin(error), f"driving blind: {reason[:200]}")
         command = self.driver.drive(telemetry or protocol.Telemetry(), sight)
         return sight, protocol.encode_steer(command.steering, command.throttle, decimal_comma=self._decimal_comma)
 
@@ -407,7 +408,7 @@ class _Warnings:
 
     def __init__(self) -> None:
         self._logged: Dict[str, float] = {}
-        self._unlogged: Dict[str, int] = {}
+        self._unlogged: Dict[str, Tuple[int, str]] = {}  # how many, and the newest
         self._text: Optional[str] = None
         self._time = 0.0
         self._count = 0
@@ -415,12 +416,18 @@ class _Warnings:
     def add(self, kind: str, text: str) -> None:
         now = time.monotonic()
         self._text, self._time, self._count = text, now, self._count + 1
+        more, _ = self._unlogged.pop(kind, (0, ""))
         if now - self._logged.get(kind, -WARNING_EVERY_S) < WARNING_EVERY_S:
-            self._unlogged[kind] = self._unlogged.get(kind, 0) + 1
+            self._unlogged[kind] = more + 1, text
             return
-        more = self._unlogged.pop(kind, 0)
         self._logged[kind] = now
         logger.warning("%s%s", text, f" ({more:,} more of this kind before)" if more else "")
+
+    def flush(self) -> None:
+        """Log how many were not."""
+        for more, text in self._unlogged.values():
+            logger.warning("%s (the last of %s more of this kind)", text, f"{more:,}")
+        self._unlogged.clear()
 
     def describe(self) -> Optional[Dict[str, Any]]:
         if self._text is None:
@@ -431,7 +438,7 @@ class _Warnings:
 def serve(
     server: DrivingServer, host: str = "127.0.0.1", port: int = protocol.PORT, *, announce: Callable[[str], None]
 ) -> None:
-    """Run a server until the process is interrupted or terminated.
+    """Run a server until the process is interrupted or terminated; a second signal does not wait for anything.
 
     Parameters
     ----------
@@ -448,20 +455,37 @@ def serve(
         As :meth:`DrivingServer.start`.
     """
 
+    async def drive() -> None:
+        real_port = await server.start(host, port)
+        announce(f"http://{_name_host(host)}:{real_port}/")
+        await asyncio.Event().wait()
+
     async def run() -> None:
-        end = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError, RuntimeError):  # outside of the main thread, signals are not ours
-                loop.add_signal_handler(number, end.set)
+        driving = asyncio.ensure_future(drive())
+        if is_main:
+            loop = asyncio.get_running_loop()
+            for number in before:
+                loop.add_signal_handler(number, end, loop, driving)
         try:
-            real_port = await server.start(host, port)
-            announce(f"http://{_name_host(host)}:{real_port}/")
-            await end.wait()
+            with contextlib.suppress(asyncio.CancelledError):
+                await driving
         finally:
             await server.stop()
 
-    asyncio.run(run())
+    def end(loop: asyncio.AbstractEventLoop, driving: asyncio.Future[None]) -> None:
+        for number in before:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once, whatever it is at
+        driving.cancel()
+
+    is_main = threading.current_thread() is threading.main_thread()  # signals go to no other thread
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        asyncio.run(run())
+    finally:
+        if is_main:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _name_host(host: str) -> str:
@@ -484,13 +508,43 @@ def _explain_refusal(error: Exception, host: str, port: int) -> str:
     return f"cannot listen on port {port} of {host}: {error}"
 
 
-@web.middleware
-async def _refuse_other_sites(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse WebSockets that another site's page opens: browsers let any page connect to this machine."""
-    origin = request.headers.get("Origin")
-    if origin is not None and re.sub(r"^[a-z]+://", "", origin) != request.host:
-        return web.Response(text=f"{origin} may not connect here; open http://{request.host}/ itself", status=403)
-    return await handler(request)
+def _make_guard(listening: str) -> Any:
+    """Return what refuses the pages of other sites: browsers let any page connect to this machine.
+
+    Their origin gives them away; unless their name has been made to lead here, which then stands in ``Host``.
+    """
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if not _is_own_name(request.host, listening):
+            text = (
+                f"{request.host!r} is no name of this server: use its IP address, or start it with --host and that name"
+            )
+        elif origin is not None and re.sub(r"^[a-z]+://", "", origin) != request.host:
+            text = f"{origin} may not connect here; open http://{request.host}/ itself"
+        else:
+            return await handler(request)
+        return web.Response(text=text, status=403)
+
+    return guard
+
+
+def _is_own_name(host: str, listening: str) -> bool:
+    """Tell whether a request's host is one that no other site can have."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in ("localhost", listening.lower()):
+            ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _find_origin(error: BaseException) -> str:
+    """Return the line of code that raised: what one line raises is one kind of fault."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{type(error).__name__} in {frame.f_code.co_filename}, line {line}"
 
 
 async def _listen(socket: web.WebSocketResponse) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import re
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
@@ -21,48 +23,58 @@ from tqdm import tqdm
 from robostig.driving import protocol
 from robostig.driving.protocol import Telemetry
 from robostig.driving_log import encode_jpeg
-from robostig.metrics import DEGREES, LIMIT_M, measure_autonomy, summarize_latency
+from robostig.metrics import DEGREES, LIMIT_M, measure_autonomy, measure_whiteness, summarize_latency
 from robostig.simulation import FRAME_S, Simulation, steer_towards
 
 __all__ = ["SimulatedDrive", "parse_address", "simulate"]
 
 NO_ANSWER_S = 20.0  # the real simulator would wait for ever
 STANDS_STILL_S = 60.0  # on the track
+STANDING_MPH = 0.1  # and slower is not driving
 HUMAN_MPH = 15.0
 
 
 @dataclass(frozen=True)
 class SimulatedDrive:
-    """How a drive through the socket went.
+    """How a drive through the socket went: what the model drove, without what a human did, or a car that stood.
+
+    Names mean what they mean in :class:`robostig.closed_loop.ClosedLoop`.
 
     Parameters
     ----------
+    track, direction
+        Where: ``"lake:0"`` and ``"forward"``.
     autonomy
-        Percent of the time without help, by NVIDIA's rule; the time that a human drove is left out.
+        Percent of the time without help, by NVIDIA's rule; None if the model drove nothing.
     interventions
         How often the car was more than a metre off the lane's middle, and put back.
-    lateral_rmse_m, lateral_max_m
-        Distance from the lane's middle.
-    distance_m, distance_per_intervention_m
-        Metres along the lane; the second is None without an intervention.
-    laps, frames
+    distance_per_intervention_m
+        Metres along the lane; None without an intervention.
+    distance_m, laps, frames
         What was driven.
+    lateral_rmse_m, lateral_max_m
+        Distance from the lane's middle; None if the model drove nothing.
+    whiteness
+        Of the steering, degrees a second; None for less than two frames.
     simulated_s, elapsed_s
-        Seconds on the track, and on the clock.
+        Seconds of driving on the track, and of everything on the clock.
     answer_ms
         ``p50`` and ``p99`` from a report sent to its answer.
     finished
-        Whether the laps were driven; else the car stood still before.
+        Whether the model drove all laps; else the car came no further.
     """
 
-    autonomy: float
+    track: str
+    direction: str
+    autonomy: Optional[float]
     interventions: int
-    lateral_rmse_m: float
-    lateral_max_m: float
-    distance_m: float
     distance_per_intervention_m: Optional[float]
+    distance_m: float
     laps: float
     frames: int
+    lateral_rmse_m: Optional[float]
+    lateral_max_m: Optional[float]
+    whiteness: Optional[float]
     simulated_s: float
     elapsed_s: float
     answer_ms: Dict[str, float]
@@ -81,14 +93,25 @@ def parse_address(text: str) -> str:
     ValueError
         If it is no address of a server.
     """
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "ws", text
-    host = rest.rstrip("/").split("/")[0]
     schemes = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-    if scheme not in schemes or not host or any(character in host for character in " ?#@"):
-        raise ValueError(f"{text!r} is no address; write it as in ws://127.0.0.1:{protocol.PORT}")
-    return f"{schemes[scheme]}://{host}{protocol.PATH}?{protocol.QUERY}"
+    try:
+        parts = urlsplit(text if "://" in text else f"ws://{text}")
+        if parts.scheme not in schemes:
+            raise ValueError(f"{parts.scheme}:// is none of {', '.join(f'{scheme}://' for scheme in schemes)}")
+        if parts.username is not None:
+            raise ValueError("there is no user to log in")
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        if not re.fullmatch(r"[\w.-]+|[0-9a-f]*:[0-9a-f:.]*(%\w+)?", parts.hostname):
+            raise ValueError(f"{parts.hostname!r} is no name of a host")
+        if parts.port == 0 or parts.netloc.endswith(":"):
+            raise ValueError("it names no port; ports are 1 to 65535")
+        if parts.query or parts.fragment:
+            raise ValueError("nothing comes after the port")
+    except ValueError as error:
+        reason = str(error).replace("Port", "the port").replace("Invalid", "this is an invalid")  # urllib's
+        raise ValueError(f"{text!r} is no address: {reason}; write it as in ws://127.0.0.1:{protocol.PORT}") from error
+    return f"{schemes[parts.scheme]}://{parts.netloc}{protocol.PATH}?{protocol.QUERY}"
 
 
 async def simulate(
@@ -130,8 +153,10 @@ async def simulate(
     # As the simulator's library introduces itself.
     async with aiohttp.ClientSession(headers={"User-Agent": "websocket-sharp/1.0"}) as session:
         try:
-            socket = await session.ws_connect(address, max_msg_size=0)
-        except aiohttp.WSServerHandshakeError as error:
+            socket = await asyncio.wait_for(session.ws_connect(address, max_msg_size=0), NO_ANSWER_S)
+        except aiohttp.InvalidURL as error:
+            raise ValueError(f"{address} is no address that can be connected to: {error.__cause__ or error}") from error
+        except aiohttp.ClientResponseError as error:
             raise ValueError(
                 f"{address} answers, but not as a driving server does (status {error.status}); is it robostig drive?"
             ) from error
@@ -141,7 +166,7 @@ async def simulate(
                 "ARTIFACT, and name its address with --connect"
             ) from error
         pinging = asyncio.ensure_future(_ping(socket))
-        bar = tqdm(total=round(laps * simulation.track.lane.length_m), desc="driving", unit="m", disable=None)
+        bar = tqdm(total=round(world.goal_m), desc="driving", unit="m", disable=None)
         try:
             await _talk(socket, world, bar, real_time)
             await socket.send_str(protocol.DISCONNECT)
@@ -173,7 +198,7 @@ async def _talk(socket: aiohttp.ClientWebSocketResponse[bool], world: _World, ba
         if unanswered:
             continue
         world.step()
-        bar.update(min(bar.total, max(0, round(world.simulation.travelled_m))) - bar.n)
+        bar.update(min(bar.total, max(0, round(world.driven_m))) - bar.n)
         if world.is_over():
             return
         if real_time:
@@ -207,11 +232,12 @@ class _World:
 
     def __init__(self, simulation: Simulation, laps: float, manual_s: float, decimal_comma: bool) -> None:
         self.simulation = simulation
-        self.laps, self.manual_s, self.decimal_comma = laps, manual_s, decimal_comma
+        self.goal_m = laps * simulation.track.lane.length_m
+        self.manual_s, self.decimal_comma = manual_s, decimal_comma
         self.steering = self.throttle = 0.0
-        self.frames = self.interventions = 0
-        self.lateral_m: List[float] = []
+        self.driven_m = 0.0  # by the model, along the lane
         self.answer_s: List[float] = []
+        self._steps: List[Tuple[float, float, bool]] = []  # of the model: off the middle, steering, put back
         self._furthest_m, self._furthest_s = 0.0, 0.0
 
     @property
@@ -251,37 +277,44 @@ class _World:
 
     def step(self) -> None:
         drive = self.simulation
-        self.frames += 1
         if self.is_manual:
             throttle = 0.6 if drive.car.speed_mph < HUMAN_MPH else None
             drive.step(steer_towards(drive.car, drive.track.lane, drive.place), throttle)
             return
+        before_m = drive.travelled_m
         drive.step(self.steering, min(1.0, max(-1.0, self.throttle)))
-        self.lateral_m.append(drive.lateral_error_m)
-        if abs(drive.lateral_error_m) > LIMIT_M:
-            self.interventions += 1
+        self.driven_m += drive.travelled_m - before_m
+        is_off = abs(drive.lateral_error_m) > LIMIT_M
+        if abs(drive.car.speed_mph) > STANDING_MPH:
+            self._steps.append((drive.lateral_error_m, self.steering, is_off))
+        if is_off:
             drive.put_back()
 
     def is_over(self) -> bool:
         drive = self.simulation
         if drive.travelled_m > self._furthest_m + 0.1:
             self._furthest_m, self._furthest_s = drive.travelled_m, drive.time_s
-        return drive.laps >= self.laps or drive.time_s - self._furthest_s > STANDS_STILL_S
+        return self.driven_m >= self.goal_m or drive.time_s - self._furthest_s > STANDS_STILL_S
 
     def summarize(self, elapsed_s: float) -> SimulatedDrive:
-        drive = self.simulation
-        lateral_m = np.abs(self.lateral_m or [0.0])
+        track, frames = self.simulation.track, len(self._steps)
+        lateral_m, steering, put_back = np.array(self._steps).reshape(-1, 3).T
+        interventions = int(put_back.sum())
+        breaks = np.r_[True, put_back[:-1] > 0.0][:frames]
         return SimulatedDrive(
-            autonomy=measure_autonomy(self.interventions, max(FRAME_S, drive.time_s - self.manual_s)),
-            interventions=self.interventions,
-            lateral_rmse_m=float(np.sqrt(np.mean(np.square(lateral_m)))),
-            lateral_max_m=float(lateral_m.max()),
-            distance_m=drive.travelled_m,
-            distance_per_intervention_m=drive.travelled_m / self.interventions if self.interventions else None,
-            laps=drive.laps,
-            frames=self.frames,
-            simulated_s=drive.time_s,
+            track=track.name,
+            direction=track.direction,
+            autonomy=measure_autonomy(interventions, frames * FRAME_S) if frames else None,
+            interventions=interventions,
+            distance_per_intervention_m=self.driven_m / interventions if interventions else None,
+            distance_m=self.driven_m,
+            laps=self.driven_m / track.lane.length_m,
+            frames=frames,
+            lateral_rmse_m=float(np.sqrt(np.mean(np.square(lateral_m)))) if frames else None,
+            lateral_max_m=float(np.abs(lateral_m).max()) if frames else None,
+            whiteness=measure_whiteness(steering, np.arange(frames) * FRAME_S, breaks),
+            simulated_s=frames * FRAME_S,
             elapsed_s=elapsed_s,
             answer_ms=summarize_latency(self.answer_s),
-            finished=drive.laps >= self.laps,
+            finished=self.driven_m >= self.goal_m,
         )

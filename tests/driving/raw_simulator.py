@@ -14,20 +14,32 @@ from typing import Any, Iterable, Optional, Tuple, Union
 from robostig.driving.server import DrivingServer
 from robostig.driving_log import encode_jpeg
 
-TEXT, BINARY, CLOSE, WS_PING = 1, 2, 8, 9
+TEXT, BINARY, CLOSE, WS_PING, WS_PONG = 1, 2, 8, 9, 10
 
 
 class RawSimulator:
     """A WebSocket client: the handshake of websocket-sharp, masked frames, and the simulator's few messages."""
 
-    def __init__(self, port: int, *, path: str = "/socket.io/?EIO=4&transport=websocket", headers: Iterable[str] = ()):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(
+        self,
+        port: int,
+        *,
+        path: str = "/socket.io/?EIO=4&transport=websocket",
+        headers: Iterable[str] = (),
+        host: str = "",
+        reads: bool = True,
+    ):
+        self.socket = socket.socket()
+        self.socket.settimeout(20)
+        if not reads:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # then little is on its way to it
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
         lines = [
             f"GET {path} HTTP/1.1",
             "User-Agent: websocket-sharp/1.0",
-            f"Host: 127.0.0.1:{port}",
+            f"Host: {host or '127.0.0.1'}:{port}",
             "Upgrade: websocket",
             "Connection: Upgrade",
             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import logging
 import shutil
@@ -17,14 +19,14 @@ import cv2
 import numpy as np
 import pytest
 from conftest import draw_road
-from raw_simulator import BINARY, RawSimulator, ServerThread, write_telemetry
+from raw_simulator import BINARY, WS_PING, WS_PONG, RawSimulator, ServerThread, write_telemetry
 
 from robostig.artifact import save_artifact
 from robostig.backend import mx
-from robostig.driving import server as server_module
+from robostig.driving import lookout
 from robostig.driving.driver import decode_jpeg
 from robostig.driving.server import DrivingServer
-from robostig.driving_log import encode_jpeg, read_driving_log, read_picture
+from robostig.driving_log import DrivingLogWriter, encode_jpeg, read_driving_log, read_picture
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
 
@@ -103,6 +105,17 @@ def test_real_frames_are_steered_as_the_pilot_steers_them(artifact, lake):
             with open(path, "rb") as file:
                 steering, _ = car.ask(write_telemetry(file.read()))
             assert steering == pytest.approx(pilot.steer(read_picture(path)), abs=2e-6)
+
+
+def test_pings_of_the_socket_s_own_are_answered(server):
+    with RawSimulator(server.port) as car:
+        assert [car.receive()[:2], car.receive()] == ["0{", "40"]
+        car.send(b"hello", WS_PING)
+        car.send(b"", WS_PONG)
+        while b"hello" not in car.buffer:
+            car._read_more()
+        car.buffer = b""
+        assert car.ask(GOOD)[1] > 0
 
 
 def test_pings_are_answered_while_the_model_thinks():
@@ -197,13 +210,13 @@ def test_missing_numbers_do_not_keep_the_car_from_being_driven(server):
             assert car.ask(message) == (steering, pytest.approx(-1.0, abs=0.4))  # the last speed counts
 
 
-@pytest.mark.parametrize("size", [(80, 160), (1, 1), (480, 640), (2000, 3000)])
+@pytest.mark.parametrize("size", [(80, 160), (1, 1), (480, 640), (1200, 1600)])
 def test_a_picture_of_another_size_is_driven_as_well(server, size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    frame = noise if size[0] == 2000 else cv2.resize(noise, size[::-1])
+    frame = noise if size[0] == 1200 else cv2.resize(noise, size[::-1])
     with RawSimulator(server.port) as car:
         message = write_telemetry(frame)
-        assert len(message) > 4 << 20 or size[0] != 2000
+        assert len(message) > 1 << 20 or size[0] != 1200
         assert car.ask(message)[0] == pytest.approx(expect(frame), abs=1e-5)
 
 
@@ -236,7 +249,7 @@ def test_whatever_a_model_does_the_car_gets_its_answer(fault, caplog):
 
 
 def test_a_model_that_hangs_does_not_stop_the_car(monkeypatch):
-    monkeypatch.setattr(server_module, "PATIENCE_S", 0.15)
+    monkeypatch.setattr(lookout, "PATIENCE_S", 0.15)
     hold = threading.Event()
     slow = False
     server = DrivingServer(lambda frame: hold.wait(20) * 0.5 if slow else 0.25)
@@ -265,7 +278,7 @@ def test_a_simulator_that_breaks_off_can_connect_again(server):
     with RawSimulator(server.port) as car:
         car.ask(GOOD)
         with pytest.raises(ConnectionError):
-            car.send("x" * (20 << 20))  # more than any picture: the server hangs up
+            car.send("x" * (5 << 20))  # more than any picture: the server hangs up
             while True:
                 car.receive()
     with RawSimulator(server.port) as car:
@@ -313,7 +326,9 @@ def test_what_was_recorded_can_be_read_and_trained_on_again(tmp_path):
     assert log.steering[12:] == pytest.approx([steering for steering, _ in answers], abs=1e-5)
     assert log.brake[12:] == pytest.approx([max(0, -throttle) for _, throttle in answers], abs=1e-5)
     assert log.speed_mph == pytest.approx([28.0] * 24)
-    assert (np.diff(log.time_s) > 0).all()
+    # A frame is a fifteenth of a second, however quickly it comes; the second drive begins after the first.
+    assert (np.diff(log.time_s) > 1 / 15 - 0.002).all() and len(set(log.pictures["center"])) == 24
+    assert not log.find_breaks()[1:12].any()
     for path, frame in zip(log.pictures["center"][12:], frames):
         with open(path, "rb") as file:
             assert file.read() == encode_jpeg(frame)
@@ -328,8 +343,8 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_car(tmp_path, caplog):
         wait_for(lambda: server.describe()["recording"]["fault"])
         (tmp_path / "driven" / "IMG").mkdir()
         wait_for(lambda: car.ask(GOOD) and not server.describe()["recording"]["fault"])
-    warnings = [record for record in caplog.records if "not recorded" in record.message]
-    assert len(warnings) == 1 and "No such file" in warnings[0].message
+    first, *others = [record.message for record in caplog.records if "not recorded" in record.message]
+    assert "No such file" in first and len(others) == 1 and "more of this kind" in others[0]
     assert 1 <= len(read_driving_log(tmp_path / "driven")) < 30 < server.frames
 
 
@@ -339,6 +354,51 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path):
         DrivingServer(lambda frame: 0.0, record=tmp_path / "file")
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["header", "cameras"])
+def test_a_log_that_cannot_be_gone_on_with_is_said_at_once_and_left_alone(artifact, tmp_path, capsys, kind):
+    from robostig.cli import main
+
+    with DrivingLogWriter(tmp_path) as writer:
+        pictures = dict.fromkeys(("center", "left", "right"), JPEG)
+        writer.write(pictures, steering=0.0, throttle=0.0, brake=0.0, speed_mph=0.0, time_s=1.0)
+    log = tmp_path / "driving_log.csv"
+    if kind == "header":
+        log.write_text("center,left,right,steering,throttle,brake,speed\n" + log.read_text())
+    before = log.read_text()
+    assert main(["drive", str(artifact), "--port", "0", "--record", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("robostig drive: ") and err.count("\n") == 1 and str(tmp_path) in err
+    assert log.read_text() == before
+
+
+def test_a_model_that_answers_no_number_is_never_announced(tmp_path, capsys):
+    from robostig.cli import main
+
+    net = get_model("nvidia")
+    net.initialize(mx.init.Constant(float("nan")))
+    folder = save_artifact(tmp_path, net, get_spec("nvidia").input, {"model": "nvidia"})
+    assert main(["drive", str(folder), "--port", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "the model answered nan" in err and "train it again" in err
+
+
+def test_faults_are_counted_by_their_kind_and_none_is_lost(caplog):
+    with ServerThread(DrivingServer(steer_by_brightness)) as server, RawSimulator(server.port) as car:
+        for count in range(4):
+            car.ask(write_telemetry(b"no JPEG" * (count + 1)))
+            car.ask(write_telemetry(JPEG[:500]))
+            car.ask("9hello")
+        logged = [record.message for record in caplog.records if "blind" in record.message]
+        assert len(logged) == 3 and ["no JPEG" in logged[0], "cut off" in logged[1], "no event" in logged[2]] == [
+            1,
+            1,
+            1,
+        ]
+        assert "more of this kind" not in "".join(logged)
+    logged = [record.message for record in caplog.records if "blind" in record.message][3:]
+    assert len(logged) == 3 and all("the last of 3 more of this kind" in text for text in logged)
 
 
 def wait_for(condition, seconds=10):
@@ -398,6 +458,53 @@ def test_other_sites_may_not_look_in(server):
         for origin, status in ((f"http://127.0.0.1:{server.port}", 101), ("http://example.org", 403), ("null", 403)):
             with RawSimulator(server.port, path=path, headers=[f"Origin: {origin}"]) as client:
                 assert client.status == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 101),
+        ("localhost", 101),
+        ("LocalHost", 101),
+        ("[::1]", 101),
+        ("192.168.1.7", 101),
+        ("attacker.example", 403),  # a name that its owner has made to lead here
+        ("127.0.0.1.attacker.example", 403),
+        ("[::1", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/live", "/socket.io/?EIO=4&transport=websocket"])
+def test_the_server_is_asked_by_its_own_name_only(server, host, status, path):
+    headers = [f"Origin: http://{host}:{server.port}"]
+    with RawSimulator(server.port, path=path, headers=headers, host=host) as client:
+        assert client.status in (status, 400 if host == "[::1" else status)
+
+
+def test_the_name_that_it_was_told_is_its_own_as_well():
+    from robostig.driving.server import _is_own_name
+
+    assert _is_own_name("Car.local:4567", "car.local") and not _is_own_name("car.local:4567", "0.0.0.0")
+
+
+@pytest.mark.parametrize("path", ["/live", "/socket.io/?EIO=4&transport=websocket"])
+def test_there_is_room_for_sixteen(server, path):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawSimulator(server.port, path=path)) for _ in range(17)]
+        assert [client.status for client in clients] == [101] * 16 + [503]
+        assert b"16 " in clients[-1].buffer or b"16 " in clients[-1].socket.recv(1000)
+        clients[0].send("1") if "socket.io" in path else clients[0].socket.close()
+        wait_for(lambda: RawSimulator(server.port, path=path).status == 101)
+
+
+def test_after_a_fault_of_its_own_the_server_hangs_up_so_that_the_simulator_connects_again(tmp_path, caplog):
+    server = DrivingServer(steer_by_brightness, record=tmp_path / "driven")
+    with ServerThread(server) as running, RawSimulator(running.port) as car:
+        car.ask(GOOD)
+        server.recorder.close()  # then it takes no more rows
+        with pytest.raises(ConnectionError):
+            for _ in range(3):
+                car.ask(GOOD)
+        wait_for(lambda: any("fault of the server's own" in record.message for record in caplog.records))
 
 
 def test_a_page_that_reads_nothing_does_not_hold_up_the_car(server):
@@ -474,6 +581,7 @@ def test_a_port_in_use_and_a_host_unknown_are_said_in_one_line(artifact, capsys)
         (["out/x", "--set-speed", "31"], 2, "up to 30"),
         (["out/x", "--set-speed", "0"], 2, "up to 30"),
         (["out/x", "--port", "70000"], 2, "there is no port 70000"),
+        (["out/x", "--host", ""], 2, "--host is empty"),
         (["out/x"], 1, "no trained model in out/x"),
     ],
 )
@@ -492,3 +600,8 @@ def test_an_artifact_of_another_kind_is_refused(tmp_path, capsys):
     (tmp_path / "robostig.json").write_text('{"format": 99, "files": {}, "input": {}, "model": "x"}')
     assert main(["drive", str(tmp_path)]) == 1
     assert "format 99" in capsys.readouterr().err
+
+
+def test_an_empty_host_is_not_every_network():
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0"):
+        asyncio.run(DrivingServer(steer_by_brightness).start("", 0))

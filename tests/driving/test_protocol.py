@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_numbers_of_any_locale_are_read(text, value):
     assert protocol.decode_number(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "fast", None, "NaN", "inf", [], {}, True])
+@pytest.mark.parametrize("text", ["", "fast", None, "NaN", "inf", [], {}, True, "9" * 65, [0] * 9])
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(ValueError):
         protocol.decode_number(text)
@@ -100,3 +101,24 @@ def test_null_and_empty_telemetry_mean_that_a_human_drives(payload):
 @pytest.mark.parametrize("payload", [[], "text", 5, {"speed": "x", "image": 7}, {"image": None, "steering_angle": {}}])
 def test_telemetry_that_says_nothing_is_not_a_human(payload):
     assert protocol.decode_telemetry(payload) == Telemetry()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '42["telemetry",' + "9" * (1 << 22) + "]",
+        "42" + "9" * (1 << 22),
+        "42/" + "x" * (1 << 22),
+        '42["telemetry",{"speed":[' + "[]," * (1 << 18) + "1]}]",
+        '42["telemetry",{"speed":"' + "9" * (1 << 22) + '"}]',
+    ],
+    ids=["digits", "number", "namespace", "lists", "speed"],
+)
+def test_a_message_of_rubbish_takes_no_time(text):
+    started = time.process_time()
+    try:
+        _, payload = protocol.decode_event(text)
+        assert protocol.decode_telemetry(payload) == Telemetry()
+    except ValueError as refusal:
+        assert len(str(refusal)) < 200
+    assert time.process_time() - started < 0.5

@@ -10,6 +10,7 @@ from aiohttp import web
 from raw_simulator import ServerThread
 
 from robostig.cli import main
+from robostig.closed_loop import Constant, evaluate_closed_loop
 from robostig.driving import simulator
 from robostig.driving.server import DrivingServer
 from robostig.driving.simulator import parse_address, simulate
@@ -21,9 +22,9 @@ def track():
     return load_track("lake")
 
 
-def drive(track, steer=None, *, laps=0.12, set_speed_mph=15.0, **options):
+def drive(track, steer=None, *, simulation=None, laps=0.12, set_speed_mph=15.0, **options):
     """Drive a stretch through a real socket; the driver knows where the car is, and needs no model."""
-    simulation = Simulation(track)
+    simulation = simulation or Simulation(track)
 
     def expert(_):
         return steer_towards(simulation.car, track.lane, simulation.place)
@@ -60,16 +61,34 @@ def test_decimal_commas_change_nothing(track):
 
 
 def test_a_human_drives_first_and_hands_over(track):
-    driven, _, server = drive(track, laps=0.08, manual_s=3.0)
+    driven, simulation, server = drive(track, laps=0.08, manual_s=20.0)
     assert driven.finished and driven.interventions == 0
-    assert server.frames >= driven.frames - 45 > 0
+    assert (
+        driven.laps == pytest.approx(0.08, abs=0.005) and simulation.laps > driven.laps + 0.05
+    )  # what the human drove
+    assert server.frames >= driven.frames > 0 and driven.simulated_s == pytest.approx(simulation.time_s - 20, abs=0.2)
 
 
 def test_a_car_that_stands_still_ends_the_drive(track, monkeypatch):
     monkeypatch.setattr(simulator, "STANDS_STILL_S", 10.0)
-    driven, _, server = drive(track, lambda frame: float("nan"))
+    driven, simulation, server = drive(track, lambda frame: float("nan") if frame.any() else 0.0)
     assert not driven.finished and driven.distance_m == pytest.approx(0, abs=0.1) and server.blind == server.frames
-    assert 10 < driven.simulated_s < 11
+    assert 10 < simulation.time_s < 11
+    assert driven.simulated_s == driven.frames == driven.interventions == 0  # to stand is not to drive
+    assert driven.autonomy is driven.lateral_rmse_m is driven.lateral_max_m is driven.whiteness is None
+
+
+def test_a_car_that_is_left_half_way_is_scored_for_what_it_drove(track, monkeypatch):
+    monkeypatch.setattr(simulator, "STANDS_STILL_S", 20.0)
+    simulation = Simulation(track)
+
+    def steer(_):
+        return steer_towards(simulation.car, track.lane, simulation.place) if simulation.laps < 0.02 else float("nan")
+
+    driven, simulation, _ = drive(track, steer, simulation=simulation, laps=0.5)
+    assert not driven.finished and 0.02 < driven.laps < 0.1 and driven.autonomy is not None
+    assert driven.distance_m == pytest.approx(simulation.travelled_m) and driven.laps == simulation.laps
+    assert driven.simulated_s == pytest.approx(driven.frames / 15) and driven.simulated_s < simulation.time_s - 15
 
 
 @pytest.mark.parametrize(
@@ -78,6 +97,7 @@ def test_a_car_that_stands_still_ends_the_drive(track, monkeypatch):
         ("ws://127.0.0.1:4567", "ws://127.0.0.1:4567/socket.io/?EIO=4&transport=websocket"),
         ("ws://127.0.0.1:4567/", "ws://127.0.0.1:4567/socket.io/?EIO=4&transport=websocket"),
         ("car.local:80", "ws://car.local:80/socket.io/?EIO=4&transport=websocket"),
+        ("[fe80::1%eth0]:4567", "ws://[fe80::1%eth0]:4567/socket.io/?EIO=4&transport=websocket"),
         ("https://[::1]:443/page", "wss://[::1]:443/socket.io/?EIO=4&transport=websocket"),
     ],
 )
@@ -85,10 +105,31 @@ def test_addresses_are_completed(text, address):
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "ftp://x", "ws://", "ws:// x", "ws://a@b", "?"])
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(ValueError, match="is no address"):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "names no host"),
+        ("ws://", "names no host"),
+        ("ws://:4567", "names no host"),
+        ("?", "names no host"),
+        ("ftp://x", "ftp:// is none of ws://"),
+        ("ws:// x", "' x' is no name of a host"),
+        ("ws://a%b:80", "is no name of a host"),
+        ("ws://a@b", "no user to log in"),
+        ("ws://127.0.0.1:99999", "the port out of range 0-65535"),
+        ("127.0.0.1:0", "ports are 1 to 65535"),
+        ("127.0.0.1:", "ports are 1 to 65535"),
+        ("ws://car:x", "the port could not be cast"),
+        ("ws://[::1:5", "invalid IPv6"),
+        ("ws://::1:4567", "names no host"),
+        ("ws://car:80/?x", "nothing comes after the port"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_reason(text, reason, capsys):
+    with pytest.raises(ValueError) as refusal:
         parse_address(text)
+    assert str(refusal.value).startswith(f"{text!r} is no address: ") and reason in str(refusal.value)
+    assert fail(capsys, "--connect", text) == (2, f"robostig simulate: {refusal.value}")
 
 
 def test_the_command_prints_the_scores(track, capsys):
@@ -99,7 +140,24 @@ def test_the_command_prints_the_scores(track, capsys):
         assert [line.split()[0] for line in out.splitlines()][:3] == ["laps", "interventions", "autonomy"]
         assert main([*words, "--direction", "backward", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)["closed_loop"]
-    assert scores["laps"] >= 0.01 and scores["direction"] == "backward" and scores["interventions"] == 0
+    assert scores["laps"] >= 0.01 and scores["interventions"] == 0 and scores["finished"]
+    alike = evaluate_closed_loop(Constant(), [load_track("lake", "backward")], laps=0.01).summarize()["tracks"][0]
+    assert set(alike) - set(scores) == {"whiteness_expert"}  # the same names, and the same place
+    assert (scores["track"], scores["direction"]) == (alike["track"], alike["direction"]) == ("lake:0", "backward")
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_drive_that_is_not_finished_is_a_failure_that_is_said(words, capsys, monkeypatch):
+    monkeypatch.setattr(simulator, "STANDS_STILL_S", 5.0)
+    with ServerThread(DrivingServer(lambda frame: float("nan") if frame.any() else 0.0)) as server:
+        assert main(["simulate", "--connect", f"127.0.0.1:{server.port}", *words]) == 1
+    out, err = capsys.readouterr()
+    assert "robostig simulate: the car came no further for a minute: the model drove 0.00 of 1 laps" in err
+    if words:
+        scores = json.loads(out)["closed_loop"]
+        assert scores["autonomy"] is None and not scores["finished"]
+    else:
+        assert out.startswith("laps") and "autonomy" not in out
 
 
 def fail(capsys, *words):
