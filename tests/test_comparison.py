@@ -18,7 +18,7 @@ from robostig.config import TrainingConfig
 from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
 from robostig.pipeline import TrainedModel, evaluate_artifact
-from robostig.simulation import parse_tracks
+from robostig.simulation import LOOKS, parse_tracks
 from robostig.training import EpochRecord, TrainingResult
 
 nn = mx.gluon.nn
@@ -155,7 +155,7 @@ def test_one_road_is_no_sample_of_roads():
 
 
 def test_what_is_known_of_the_roads_is_said(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(roads, "TRAINING_ROADS", 2)
+    monkeypatch.setattr(roads, "TRAINING_ROADS", dict.fromkeys(LOOKS, 2))
     monkeypatch.setattr(roads, "TRAINING_LAPS", 0.03)
     monkeypatch.setattr("robostig.comparison.DRIVES", 0.0)
     config = replace(CONFIG, stretch_s=1.0)
@@ -237,7 +237,7 @@ def test_a_drive_too_short_to_split_is_refused(zoo, make_recording, tmp_path):
 
 
 def test_without_data_the_expert_is_recorded_and_roads_that_it_did_not_drive_are_driven(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(roads, "TRAINING_ROADS", 2)
+    monkeypatch.setattr(roads, "TRAINING_ROADS", dict.fromkeys(LOOKS, 2))
     monkeypatch.setattr(roads, "TRAINING_LAPS", 0.03)
     config = replace(CONFIG, stretch_s=1.0)
     comparison = compare(None, ["tiny1"], tmp_path / "out", config, tracks=parse_tracks("lake:103"), laps=0.02)

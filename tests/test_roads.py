@@ -23,7 +23,7 @@ def test_no_road_is_both_learned_from_and_tested_on():
 @pytest.fixture
 def few(monkeypatch):
     """Make it a short recording of three roads."""
-    monkeypatch.setattr(roads, "TRAINING_ROADS", 1)
+    monkeypatch.setattr(roads, "TRAINING_ROADS", dict.fromkeys(LOOKS, 1))
     monkeypatch.setattr(roads, "TRAINING_LAPS", 0.01)
 
 
