@@ -56,7 +56,9 @@ def test_a_driver_who_never_steers_needs_help(track):
 def test_decimal_commas_change_nothing(track):
     points, _, _ = drive(track, laps=0.05)
     commas, _, _ = drive(track, laps=0.05, decimal_comma=True)
-    assert commas.frames == pytest.approx(points.frames, abs=2)
+    # A number that was misread would be full lock, or no throttle; a busy machine may answer a frame or two blind.
+    assert commas.finished and commas.interventions == 0
+    assert commas.frames == pytest.approx(points.frames, rel=0.2)
     assert commas.lateral_rmse_m == pytest.approx(points.lateral_rmse_m, abs=0.02)
 
 
