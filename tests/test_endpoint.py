@@ -15,6 +15,7 @@ from conftest import draw_road
 from robostig import endpoint as endpoint_module
 from robostig.artifact import save_artifact
 from robostig.backend import mx
+from robostig.cli import main
 from robostig.endpoint import Endpoint
 from robostig.preprocessing import InputSpec
 from robostig.serving import RequestError, model_fn, transform_fn
@@ -200,3 +201,14 @@ def test_the_server_drives_by_an_endpoint_and_goes_on_when_it_fails(ask, service
 
     assert main(["drive", "--endpoint", "nobody", "--port", "0"]) == 1
     assert "there is no endpoint nobody" in capsys.readouterr().err
+
+
+def test_an_endpoint_is_scored_on_a_road_and_on_a_recording(service, ask, make_recording, capsys):
+    words = ["evaluate", "--endpoint", "stig", "--track", "lake", "--laps", "0.01", "--json"]
+    assert main([*words, "--data", str(make_recording(5, size=(32, 64)))]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["open_loop"]["frames"] == 5 and told["closed_loop"]["distance_m"] > 5
+    steps = round(told["closed_loop"]["simulated_s"] * 15)
+    assert len(service.requests) == 5 + steps  # each frame went there
+    assert main(["evaluate", "--endpoint", "nobody", "--track", "lake", "--laps", "0.01"]) == 1
+    assert "not found" in capsys.readouterr().err
