@@ -2,43 +2,73 @@
 
 Udacity's simulator writes the absolute paths of the machine that recorded; logs then travel, get joined, lose
 pictures and gain headers. :func:`read_driving_log` copes with all of that, and where it cannot, it says in which file
-and row, and why.
+and row, and why. It reads several drives in sub-folders as one log, and what :func:`pack_driving_log` has packed.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import os
 import re
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import (
+    IO,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import cv2
 import numpy as np
 
-from robostig._files import make_folder
+from robostig._files import fill_folder, make_folder
+from robostig.packed_log import (
+    INDEX_NAME,
+    Table,
+    measure_picture,
+    read_packed,
+    read_picture_bytes,
+    write_packed,
+)
 
 __all__ = [
     "CAMERAS",
     "LOG_NAME",
+    "SHARD_MB",
+    "Drive",
     "DrivingLog",
     "DrivingLogWriter",
     "SkippedRow",
     "Split",
+    "pack_driving_log",
     "read_driving_log",
     "read_picture",
     "split_by_time",
 ]
+
+logger = logging.getLogger(__name__)
 
 CAMERAS = ("center", "left", "right")
 LOG_NAME = "driving_log.csv"
 PICTURES_NAME = "IMG"
 RECORDING_HZ = 15.0  # Udacity's simulator; used where file names carry no time
 JPEG_QUALITY = 75  # in percent, as the simulator's
+SHARD_MB = 256.0  # megabytes (1e6 bytes) that a file of a packed log has
 
 _COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _ALIASES = {"centre": "center", "steering_angle": "steering", "angle": "steering"}
@@ -46,31 +76,48 @@ _TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _SIGNATURES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how a whole JPEG, or PNG, begins and ends
 _TAIL = 4096  # bytes from the end in which the ending is: some cameras add to their pictures
+_FILES_AT_ONCE = 16
+_ROWS_AT_ONCE = 2048
 _DECIMAL_COMMAS = (
     "numbers seem to be written with decimal commas, which a comma-separated file cannot hold; record again with the "
     "machine's number format set to English, or replace the commas"
 )
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """One row that was left out: its line in the file (1 is the first), what kind of fault, and the details."""
+    """One row that was left out: its line in the file (1 is the first), what kind of fault, and the details.
+
+    Where drives were joined, ``log`` is the file within their common folder, with which the details begin, too.
+    """
 
     row: int
     kind: str
     detail: str
+    log: str = ""
+
+
+class Drive(NamedTuple):
+    """A drive within a log: its folder within the log's own, and its first row."""
+
+    name: str
+    start: int
 
 
 @dataclass(frozen=True)
 class DrivingLog:
-    """A recorded drive, one element a row, in the order of the file.
+    """A recorded drive, or several one after the other: one element a row, in the order of the file.
 
     Parameters
     ----------
     source
-        The CSV file.
+        The CSV file, or the index of a packed log; the folder above them where drives were joined.
     pictures
-        Camera name to the paths of its pictures, one a row. ``"center"`` is always there.
+        Camera name to its pictures, one a row: paths, or :class:`~robostig.packed_log.PackedPicture`. ``"center"`` is
+        always there.
     steering
         (N,) float32, -1..1, 1.0 = full lock (25 degrees) to the right.
     throttle, brake
@@ -84,6 +131,8 @@ class DrivingLog:
         Rows that were left out.
     unused_pictures
         Number of pictures in the folder that no row names.
+    drives
+        Where each drive begins; one drive by default.
     """
 
     source: Path
@@ -95,23 +144,30 @@ class DrivingLog:
     time_s: np.ndarray
     skipped: Tuple[SkippedRow, ...] = ()
     unused_pictures: int = 0
+    drives: Tuple[Drive, ...] = (Drive("", 0),)
 
     def __len__(self) -> int:
         return len(self.steering)
 
+    @property
+    def folder(self) -> Path:
+        """The folder that was read."""
+        return self.source if self.source.is_dir() else self.source.parent
+
     def find_breaks(self, rows: Optional[np.ndarray] = None, *, max_gap_s: float = 1.0) -> np.ndarray:
-        """Return (n,) bool: True where a row does not follow the one before in time, so that a new stretch begins.
+        """Return (n,) bool: True where a row does not follow the one before, so that a new stretch begins.
 
         Parameters
         ----------
         rows
             (n,) ascending row numbers; where some were left out between two, the second begins a stretch. All if None.
         max_gap_s
-            A longer pause than this, or a clock that goes backwards, is a break. Default 1 second.
+            A longer pause than this, or a clock that goes backwards, is a break, and so is another drive. Default 1
+            second.
         """
         steps = np.diff(self.time_s, prepend=np.nan if len(self) else [])
         breaks = (steps < 0) | (steps > max_gap_s)
-        breaks[:1] = True
+        breaks[[drive.start for drive in self.drives if drive.start < len(self)]] = True
         return breaks if rows is None else breaks[rows] | (np.diff(rows, prepend=-2) != 1)
 
     def driving_clock(self, max_gap_s: float = 1.0) -> np.ndarray:
@@ -125,23 +181,40 @@ class DrivingLog:
         """Return 64 hexadecimal digits that two logs share if they have the same labels and pictures (names, sizes)."""
         digest = hashlib.sha256(np.ascontiguousarray(self.steering, np.float32).tobytes())
         for camera in sorted(self.pictures):
-            for path in self.pictures[camera]:
-                digest.update(f"{os.path.basename(path)}:{os.path.getsize(path)};".encode("utf-8", "surrogateescape"))
+            for picture in self.pictures[camera]:
+                digest.update(_identify_picture(picture))
+        if len(self.drives) > 1:  # else as it always was: artifacts remember it
+            digest.update(repr([drive.start for drive in self.drives]).encode())
         return digest.hexdigest()
 
+    def identify_drives(self) -> Tuple[str, ...]:
+        """Return for each drive 64 hexadecimal digits of its labels and centre pictures, whatever it is joined to."""
+        digests = []
+        for start, stop in self._list_ranges():
+            digest = hashlib.sha256(np.ascontiguousarray(self.steering[start:stop], np.float32).tobytes())
+            for row in range(start, stop):
+                digest.update(_identify_picture(self.pictures["center"][row]))
+            digests.append(digest.hexdigest())
+        return tuple(digests)
+
+    def _list_ranges(self) -> List[Tuple[int, int]]:
+        starts = [drive.start for drive in self.drives]
+        return list(zip(starts, [*starts[1:], len(self)]))
+
     def describe(self) -> str:
-        """Return one or two lines for people: rows, minutes, cameras, and what was left out and why."""
+        """Return one or two lines for people: rows, drives, minutes, cameras, and what was left out and why."""
         minutes = self.driving_clock()[-1] / 60.0 if len(self) else 0.0
-        text = f"{self.source}: {len(self):,} rows, {minutes:.1f} minutes of driving, {', '.join(self.pictures)} camera"
+        rows = f"{len(self):,} rows" + (f" of {len(self.drives):,} drives" if len(self.drives) > 1 else "")
+        text = f"{self.source}: {rows}, {minutes:.1f} minutes of driving, {', '.join(self.pictures)} camera"
         if self.unused_pictures:
             text += f"; {self.unused_pictures:,} pictures that no row names"
         if self.skipped:
-            kinds: Dict[str, List[int]] = defaultdict(list)
+            kinds: Dict[str, List[str]] = defaultdict(list)
             for skipped in self.skipped:
-                kinds[skipped.kind].append(skipped.row)
+                kinds[skipped.kind].append(f"{skipped.row} of {skipped.log}" if skipped.log else str(skipped.row))
             reasons = "; ".join(
-                f"{len(rows)} x {kind} (row {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''})"
-                for kind, rows in kinds.items()
+                f"{len(places)} x {kind} (row {', '.join(places[:5])}{', ...' if len(places) > 5 else ''})"
+                for kind, places in kinds.items()
             )
             text += f"\nleft out {len(self.skipped):,} rows: {reasons}"
         return text
@@ -160,70 +233,88 @@ def read_driving_log(path: Union[str, Path], *, on_error: str = "raise") -> Driv
     prefixes, spaces after commas, and pictures in ``IMG/`` or any other folder below it: a picture is found by the end
     of its path. Cameras that have no column, or an empty one, are simply not there; the centre camera must be.
 
+    A folder without a log of its own may have logs in its sub-folders, however deep: they become one, in the order of
+    their folders' names, with the cameras that all of them have. What :func:`pack_driving_log` wrote is a log, too.
+
     Parameters
     ----------
     path
-        The CSV file, or the folder that holds ``driving_log.csv``.
+        The folder that holds ``driving_log.csv``, a packed log, or folders of these; or the CSV file itself.
     on_error
-        ``"raise"`` (default) stops at the first bad row; ``"skip"`` leaves bad rows out and lists them in
-        :attr:`DrivingLog.skipped`.
+        ``"raise"`` (default) stops at the first bad row, and at a log that is there twice; ``"skip"`` leaves bad rows
+        and copies out and lists them in :attr:`DrivingLog.skipped`.
 
     Raises
     ------
     FileNotFoundError
-        If there is no log, or a picture is not there.
+        If there is no log, a picture is not there, or a packed log is not complete.
     ValueError
         For a row that cannot be used (numbers that are none, decimal commas, steering beyond -1..1, a picture that
-        is cut off), naming file and row; for a log without a usable row.
+        is cut off), naming file and row; for a log without a usable row, a copy of another log, and a packed log that
+        is damaged.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is "raise" or "skip", not {on_error!r}')
-    source = _find_log(Path(path))
-    columns, rows = _read_rows(source)
-    index = _PictureIndex(source.parent)
-    cameras = [
-        camera for camera in CAMERAS if camera in columns and any(_cell(row, columns[camera]) for _, row in rows)
-    ]
+    path = Path(path)
+    sources = _find_sources(path)
+    logs = [_read_packed(source) if source.name == INDEX_NAME else _read_csv(source, on_error) for source in sources]
+    log = logs[0] if len(logs) == 1 else _join_logs(path, logs, on_error)
+    if not len(log):
+        first = f"; the first was left out because {log.skipped[0].detail}" if log.skipped else ""
+        raise ValueError(f"{log.source} has no usable row among its {len(log.skipped)}{first}")
+    return log
 
-    pictures: Dict[str, List[str]] = {camera: [] for camera in CAMERAS if camera == "center" or camera in cameras}
-    numbers: List[Tuple[float, ...]] = []
-    skipped: List[SkippedRow] = []
-    for line, row in rows:
+
+def pack_driving_log(log: DrivingLog, folder: Union[str, Path], *, shard_mb: float = SHARD_MB) -> int:
+    """Write a driving log in its packed form, for data that a million small files slow down.
+
+    It holds the same rows, cameras, times and drives, and the pictures' files byte for byte; pictures that no row names
+    are left behind. See :mod:`robostig.packed_log`.
+
+    Parameters
+    ----------
+    log
+        Any.
+    folder
+        Where to; it must not be there yet, or be empty. It appears as a whole.
+    shard_mb
+        Megabytes (1e6 bytes) that a file has at most, if more than one picture goes into it; above 0, default 256.
+
+    Returns
+    -------
+    int
+        Number of files written.
+
+    Raises
+    ------
+    ValueError
+        If ``shard_mb`` is not above 0.
+    FileExistsError
+        If there is something in the folder's place.
+    OSError
+        If a picture cannot be read, or the folder not be written to.
+    """
+    if not shard_mb > 0.0:
+        raise ValueError(
+            f"shard_mb is {shard_mb:g}; a file of a packed log has more than 0 megabytes, say {SHARD_MB:g}"
+        )
+    facts = {
+        "drives": log.drives,
+        "skipped": [(each.row, each.kind, each.detail, each.log) for each in log.skipped],
+    }
+    numbers = np.stack([log.steering, log.throttle, log.brake, log.speed_mph], axis=1)
+    with fill_folder(folder) as partial:
+        table = Table(Path(os.path.realpath(folder)).name, log.pictures, numbers, log.time_s, facts)
         try:
-            values = _parse_numbers(row, columns)
-            found = [index.find(_cell(row, columns[camera]), camera) for camera in pictures]
-        except _BadRowError as bad:
-            if on_error == "raise":
-                raise bad.error(
-                    f"{source}, row {line}: {bad.detail}. Mend the row, or leave such rows out with on_error='skip' "
-                    "(--on-error skip)"
-                ) from None
-            skipped.append(SkippedRow(line, bad.kind, bad.detail))
-            continue
-        numbers.append(values)
-        for camera, picture in zip(pictures, found):
-            pictures[camera].append(picture)
-    if not numbers:
-        first = f"; the first was left out because {skipped[0].detail}" if skipped else ""
-        raise ValueError(f"{source} has no usable row among its {len(rows)}{first}")
-
-    steering, throttle, brake, speed_mph = np.array(numbers, np.float32).T
-    time_s = np.array([_parse_time(name) for name in pictures["center"]])
-    return DrivingLog(
-        source=source,
-        pictures=pictures,
-        steering=steering,
-        throttle=throttle,
-        brake=brake,
-        speed_mph=speed_mph,
-        time_s=time_s,
-        skipped=tuple(skipped),
-        unused_pictures=index.count_unused(),
-    )
+            return write_packed(partial, table, log.fingerprint(), shard_bytes=int(shard_mb * 1e6)) + 1
+        except OSError as error:
+            if error.filename:
+                raise
+            raise OSError(error.errno, f"packing into {folder} failed: {error.strerror or error}") from error
 
 
 def read_picture(path: Union[str, Path]) -> np.ndarray:
-    """Decode a JPEG or PNG file.
+    """Decode a JPEG or PNG file, or one that is in a packed log.
 
     Returns
     -------
@@ -237,7 +328,7 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
     FileNotFoundError
         If there is no such file.
     """
-    return decode_picture(Path(path).read_bytes(), str(path))
+    return decode_picture(read_picture_bytes(path), str(path))
 
 
 def decode_picture(data: bytes, name: str) -> np.ndarray:
@@ -387,23 +478,196 @@ def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     return data.tobytes()
 
 
-def _find_log(path: Path) -> Path:
+def _find_sources(path: Path) -> List[Path]:
+    """Return the CSV files and indexes of packed logs that a path stands for, in the order of their folders' names."""
     if path.is_file():
-        return path
+        if path.suffix == ".rec" and path.name != INDEX_NAME:
+            raise ValueError(f"{path} is a shard of a packed log, at the most; give its folder, {path.parent}")
+        return [path]
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; give a folder with a {LOG_NAME}, or the CSV file itself")
-    if (path / LOG_NAME).is_file():
-        return path / LOG_NAME
-    below = sorted(path.glob(f"*/{LOG_NAME}"))
-    if len(below) == 1:  # an archive unpacked into a folder of its own
-        return below[0]
+    sources = [path / name for name in (LOG_NAME, INDEX_NAME) if (path / name).is_file()]
+    if sources:
+        return sources[:1]
+    for folder, folders, names in _walk(path):
+        own = next((name for name in (LOG_NAME, INDEX_NAME) if name in names), None)
+        if own is not None:
+            sources.append(Path(folder, own))
+            folders.clear()  # what is below belongs to it
+    if sources:
+        return sorted(sources, key=lambda source: source.parent.parts)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-    if below:
-        found = ", ".join(str(log.relative_to(path)) for log in below[:8])
-        raise ValueError(f"{path} holds several logs ({found}); name one of them")
     raise FileNotFoundError(
-        f"there is no {LOG_NAME} in {path}, which holds {found}; give the folder that the simulator recorded into"
+        f"there is no {LOG_NAME} in {path} or below it, which holds {found}; give a folder that the simulator "
+        f"recorded into, a folder of such folders, or one that robostig pack wrote, with its {INDEX_NAME} "
+        "(train_X.npy and the like can be trained on, too)"
     )
+
+
+def _walk(top: Path) -> Iterator[Tuple[str, List[str], List[str]]]:
+    """Yield folders as os.walk does, through links too, for pictures are often on a larger disk; each only once."""
+    seen: Set[str] = set()
+    for folder, folders, names in os.walk(top, followlinks=True):
+        if os.path.realpath(folder) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        yield folder, folders, names
+
+
+def _read_packed(source: Path) -> DrivingLog:
+    table = read_packed(source.parent)
+    steering, throttle, brake, speed_mph = np.ascontiguousarray(table.numbers.T)
+    return DrivingLog(
+        source=source,
+        pictures=table.pictures,
+        steering=steering,
+        throttle=throttle,
+        brake=brake,
+        speed_mph=speed_mph,
+        time_s=table.time_s,
+        skipped=tuple(SkippedRow(*each) for each in table.facts["skipped"]),
+        drives=tuple(Drive(*each) for each in table.facts["drives"]),
+    )
+
+
+def _read_csv(source: Path, on_error: str) -> DrivingLog:
+    """Read a CSV file and find its pictures; if all of its rows were left out, the log is empty."""
+    columns, rows = _read_rows(source)
+    index = _PictureIndex(source.parent)
+    if index.others:
+        logger.warning(
+            "%s is read; %s further logs below it are not (%s): give them a folder without one of its own",
+            source,
+            len(index.others),
+            ", ".join(index.others[:3]) + (", ..." if len(index.others) > 3 else ""),
+        )
+    cameras = [
+        camera for camera in CAMERAS if camera in columns and any(_cell(row, columns[camera]) for _, row in rows)
+    ]
+
+    pictures: Dict[str, List[str]] = {camera: [] for camera in CAMERAS if camera == "center" or camera in cameras}
+    numbers: List[Tuple[float, ...]] = []
+    skipped: List[SkippedRow] = []
+
+    def read_row(row: Sequence[str]) -> Union[Tuple[Tuple[float, ...], Dict[str, str]], _BadRowError]:
+        try:
+            values = _parse_numbers(row, columns)
+            return values, {camera: index.find(_cell(row, columns[camera]), camera) for camera in pictures}
+        except _BadRowError as bad:
+            return bad
+
+    for (line, _), read in zip(rows, _map_on_threads(read_row, [row for _, row in rows])):
+        if isinstance(read, _BadRowError):
+            if on_error == "raise":
+                raise read.error(
+                    f"{source}, row {line}: {read.detail}. Mend the row, or leave such rows out with on_error='skip' "
+                    "(--on-error skip)"
+                )
+            skipped.append(SkippedRow(line, read.kind, read.detail))
+            continue
+        numbers.append(read[0])
+        for camera, picture in read[1].items():
+            pictures[camera].append(picture)
+            index.used.add(picture)
+    if not rows:
+        raise ValueError(f"{source} has no usable row among its 0; record a drive first")
+
+    steering, throttle, brake, speed_mph = np.array(numbers, np.float32).reshape(-1, 4).T
+    time_s = np.array([_parse_time(name) for name in pictures["center"]])
+    return DrivingLog(
+        source=source,
+        pictures=pictures,
+        steering=steering,
+        throttle=throttle,
+        brake=brake,
+        speed_mph=speed_mph,
+        time_s=time_s,
+        skipped=tuple(skipped),
+        unused_pictures=index.count_unused(),
+    )
+
+
+def _map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield results in order; where a file is far away, as on a bucket that is mounted, many are opened at once."""
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="inspect") as pool:
+        for start in range(0, len(items), _ROWS_AT_ONCE):
+            yield from pool.map(work, items[start : start + _ROWS_AT_ONCE])
+
+
+def _join_logs(folder: Path, logs: Sequence[DrivingLog], on_error: str) -> DrivingLog:
+    """Join the drives of a folder's sub-folders into one log."""
+    skipped = [_name_source(each, log.source.relative_to(folder)) for log in logs for each in log.skipped]
+    logs = [log for log in logs if len(log)] or logs[:1]
+    logs = _leave_out_copies(folder, logs, on_error, skipped)
+    counts = Counter(camera for log in logs for camera in log.pictures)
+    for camera in CAMERAS:
+        if 0 < counts[camera] < len(logs):
+            lacking = [str(log.folder.relative_to(folder)) for log in logs if camera not in log.pictures]
+            logger.warning(
+                "the %s camera is left out: %s of the %s logs in %s do not have it (%s)",
+                camera,
+                len(lacking),
+                len(logs),
+                folder,
+                ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else ""),
+            )
+    starts = np.cumsum([0, *(len(log) for log in logs)])
+    return DrivingLog(
+        source=folder,
+        pictures={
+            camera: [picture for log in logs for picture in log.pictures[camera]]
+            for camera in CAMERAS
+            if counts[camera] == len(logs)
+        },
+        steering=np.concatenate([log.steering for log in logs]),
+        throttle=np.concatenate([log.throttle for log in logs]),
+        brake=np.concatenate([log.brake for log in logs]),
+        speed_mph=np.concatenate([log.speed_mph for log in logs]),
+        time_s=np.concatenate([log.time_s for log in logs]),
+        skipped=tuple(skipped),
+        unused_pictures=sum(log.unused_pictures for log in logs),
+        drives=tuple(
+            Drive(os.path.join(log.folder.relative_to(folder), name).rstrip(os.sep), int(start) + first)
+            for log, start in zip(logs, starts)
+            for name, first in log.drives
+        ),
+    )
+
+
+def _leave_out_copies(
+    folder: Path, logs: Sequence[DrivingLog], on_error: str, skipped: List[SkippedRow]
+) -> List[DrivingLog]:
+    """Return the logs without those that are there twice; raises ValueError, naming both, unless these are skipped."""
+    seen: Dict[bytes, List[DrivingLog]] = defaultdict(list)
+    kept = []
+    for log in logs:
+        alike = seen[hashlib.sha256(log.steering.tobytes()).digest()]
+        identity = log.identify_drives() if alike else ()  # it looks at every file
+        twin = next((other for other in alike if other.identify_drives() == identity), None)
+        if twin is None:
+            alike.append(log)
+            kept.append(log)
+            continue
+        if on_error == "raise":
+            raise ValueError(
+                f"{log.source} is the same recording as {twin.source}, and would be learned twice; remove one of them, "
+                "or leave copies out with on_error='skip' (--on-error skip)"
+            )
+        copy, original = log.source.relative_to(folder), twin.source.relative_to(folder)
+        skipped += [
+            _name_source(SkippedRow(row, "copy of another log", f"it is in {original}, too"), copy)
+            for row in range(1, len(log) + 1)
+        ]
+    return kept
+
+
+def _name_source(skipped: SkippedRow, source: Path) -> SkippedRow:
+    if skipped.log:  # of a packed log that was joined before
+        return replace(
+            skipped, log=str(source.parent / skipped.log), detail=os.path.join(source.parent, skipped.detail)
+        )
+    return replace(skipped, log=str(source), detail=f"{source}: {skipped.detail}")
 
 
 def _read_rows(source: Path) -> Tuple[Dict[str, int], List[Tuple[int, List[str]]]]:
@@ -477,18 +741,17 @@ class _PictureIndex:
 
     folder: Path
     used: Set[str] = field(default_factory=set)
+    others: List[str] = field(default_factory=list)  # logs below the folder, and a packed one in it
 
     def __post_init__(self) -> None:
         self._by_name: Dict[str, List[str]] = defaultdict(list)
-        seen: Set[str] = set()
-        for folder, folders, names in os.walk(self.folder, followlinks=True):  # pictures are often on a larger disk
-            if os.path.realpath(folder) in seen:  # a link that leads back up
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(folder))
+        for folder, _, names in _walk(self.folder):
             for name in names:
                 if os.path.splitext(name)[1].lower() in _SUFFIXES:
                     self._by_name[name].append(os.path.join(folder, name))
+                elif name == INDEX_NAME or (name == LOG_NAME and Path(folder) != self.folder):
+                    self.others.append(os.path.relpath(os.path.join(folder, name), self.folder))
+        self.others.sort()
 
     def count_unused(self) -> int:
         return sum(path not in self.used for paths in self._by_name.values() for path in paths)
@@ -501,7 +764,6 @@ class _PictureIndex:
         fault = _inspect(found)
         if fault:
             raise _BadRowError(f"{camera} picture damaged", f"the {camera} picture {found} {fault}")
-        self.used.add(found)
         return found
 
     def _choose(self, parts: List[str], candidates: List[str], text: str) -> str:
@@ -633,12 +895,36 @@ def _find_near_in_time(log: DrivingLog, held_out: np.ndarray, gap_s: float) -> n
     """Return (N,) bool: rows that were recorded within ``gap_s`` of a held-out one, wherever in the file they stand.
 
     In a log as it was recorded these are the rows of the gaps; in one that was shuffled, or joined from overlapping
-    parts, they are the copies of held-out frames.
+    parts, they are the copies of held-out frames. Different drives may have been recorded at the same time.
     """
-    times = np.sort(log.time_s[held_out & np.isfinite(log.time_s)])
-    if not len(times):
-        return np.zeros(len(log), bool)
-    after = np.clip(np.searchsorted(times, log.time_s), 0, len(times) - 1)
-    before = np.maximum(after - 1, 0)
-    distance = np.minimum(np.abs(times[after] - log.time_s), np.abs(times[before] - log.time_s))
-    return distance < gap_s  # False for NaN
+    near = np.zeros(len(log), bool)
+    for rows in _group_by_clock(log):
+        time_s = log.time_s[rows]
+        times = np.sort(time_s[held_out[rows] & np.isfinite(time_s)])
+        if len(times):
+            after = np.clip(np.searchsorted(times, time_s), 0, len(times) - 1)
+            before = np.maximum(after - 1, 0)
+            distance = np.minimum(np.abs(times[after] - time_s), np.abs(times[before] - time_s))
+            near[rows] = distance < gap_s  # False for NaN
+    return near
+
+
+def _group_by_clock(log: DrivingLog) -> List[np.ndarray]:
+    """Return the rows of each drive; those of drives that share a frame, which are parts of one, together."""
+    ranges = log._list_ranges()
+    groups = np.arange(len(ranges))
+    alike: Dict[Tuple[str, float], List[Tuple[int, str]]] = defaultdict(list)  # drives and pictures
+    for drive, (start, stop) in enumerate(ranges if len(ranges) > 1 else []):
+        for row in start + np.flatnonzero(np.isfinite(log.time_s[start:stop])):
+            picture = log.pictures["center"][row]
+            others = alike[os.path.basename(picture), float(log.steering[row])]
+            for other, twin in others:
+                if groups[other] != groups[drive] and measure_picture(twin) == measure_picture(picture):
+                    groups[groups == groups[drive]] = groups[other]
+            others.append((drive, picture))
+    of_row = np.repeat(groups, [stop - start for start, stop in ranges])
+    return [np.flatnonzero(of_row == group) for group in np.unique(groups)]
+
+
+def _identify_picture(picture: str) -> bytes:
+    return f"{os.path.basename(picture)}:{measure_picture(picture)};".encode("utf-8", "surrogateescape")

@@ -71,7 +71,7 @@ def evaluate_open_loop(
     """
     predicted: List[float] = []
     seconds: List[float] = []
-    for frame in tqdm(frames, desc=f"scoring {label}", total=len(human), unit="frame", disable=None):
+    for frame in tqdm(frames, desc=f"scoring {label}", total=len(human), unit="frame", disable=None, leave=None):
         started = time.perf_counter()
         predicted.append(float(steer(frame)))
         seconds.append(time.perf_counter() - started)

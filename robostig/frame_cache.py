@@ -16,12 +16,14 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 import weakref
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Sequence, TypeVar, Union
+from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +31,7 @@ from tqdm import tqdm
 from robostig._compat import count_usable_cpus
 from robostig._files import replace_file
 from robostig.driving_log import decode_picture
+from robostig.packed_log import PackedPicture, digest_picture, read_in_order, read_picture_bytes
 from robostig.preprocessing import InputSpec, preprocess
 
 __all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]
@@ -38,12 +41,13 @@ logger = logging.getLogger(__name__)
 DEFAULT_BUDGET_GB = 20.0
 FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Of all that lies in the folder, only these are the cache's own.
 _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
-_CHUNK = 256  # pictures read at once: bounds the memory of a build
+_CHUNK = 64  # pictures read at once: bounds the memory of a build
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -61,13 +65,16 @@ def default_cache_folder() -> Path:
 class CachedFrames:
     """The preprocessed frames of a list of pictures, by number.
 
+    A file is found by the content of its pictures. Where none has these pictures' names, each picture is opened once,
+    to be hashed and decoded; else each is opened to be hashed first. Pictures of a packed log bring their hashes along.
+
     Two processes may open the same pictures at once: each builds its own file and renames it into place, so that a
     file with a final name is always whole, and whoever comes later finds it.
 
     Parameters
     ----------
     pictures
-        Paths of JPEG or PNG files.
+        Paths of JPEG or PNG files, or pictures of a packed log.
     spec
         How to preprocess them.
     folder
@@ -83,7 +90,7 @@ class CachedFrames:
     ValueError
         If a picture cannot be decoded, naming it.
     FileNotFoundError
-        If a picture is not there.
+        If a picture, or the shard that holds it, is not there.
     """
 
     def __init__(
@@ -97,7 +104,7 @@ class CachedFrames:
     ) -> None:
         if budget_gb < 0:
             raise ValueError(f"budget_gb is {budget_gb}; give the gigabytes that frames may take on disk, 0 for none")
-        self.pictures = list(pictures)
+        self.pictures = pictures
         self.spec = spec
         self._mapped = np.empty((0, *spec.shape), np.uint8)
         folder = Path(folder) if folder is not None else default_cache_folder()
@@ -146,27 +153,28 @@ class CachedFrames:
         return frames
 
     def _decode(self, number: int) -> np.ndarray:
-        path = self.pictures[number]
-        return preprocess(decode_picture(Path(path).read_bytes(), path), self.spec)
+        return self._decode_and_hash((number, None))[0]
 
-    def _hash(self, number: int) -> bytes:
-        return hashlib.blake2b(Path(self.pictures[number]).read_bytes(), digest_size=16).digest()
+    def _decode_and_hash(self, item: Tuple[int, Optional[bytes]]) -> Tuple[np.ndarray, bytes]:
+        """Return a picture's frame and its hash; the item is its number, and its bytes if they have been read."""
+        picture, data = self.pictures[item[0]], item[1]
+        data = read_picture_bytes(picture) if data is None else data
+        return preprocess(decode_picture(data, picture), self.spec), _hash(picture, data)
 
     def _open(self, folder: Path, count: int, budget: int, label: str) -> np.ndarray:
-        path = folder / f"{self._key(count)}.npy"
         try:
-            if not path.exists():
+            path = self._find(folder, count)
+            if path is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 _make_room(folder, count * int(np.prod(self.spec.shape)), budget)
-                self._build(path, count, label)
+                path = self._build(folder, count, label)
             mapped = self._map(path, count)  # OSError if another process has removed it to make room
             if mapped is None:
                 logger.warning("%s is damaged and is built again", path)
                 path.unlink(missing_ok=True)
-                self._build(path, count, label)
-                mapped = np.load(path, mmap_mode="r")
+                mapped = np.load(self._build(folder, count, label), mmap_mode="r")
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and error.filename in self.pictures:
+            if error.filename in {getattr(picture, "shard", picture) for picture in self.pictures}:
                 raise
             logger.warning("frames cannot be kept in %s (%s); they are decoded as they are needed", folder, error)
             return self._mapped
@@ -176,6 +184,29 @@ class CachedFrames:
             os.utime(path)  # the time of last use, for _make_room
         return mapped
 
+    def _find(self, folder: Path, count: int) -> Optional[Path]:
+        """Return the file that holds these frames, if there is one; pictures are read only if there may be."""
+        if not any(folder.glob(f"{self._name(count)}*.npy")):
+            return None
+        hashes: Iterable[bytes] = map(_hash, islice(self.pictures, count))
+        if not all(isinstance(picture, PackedPicture) for picture in islice(self.pictures, count)):
+            hashes = chain.from_iterable(_map_in_chunks(_hash, islice(self.pictures, count)))
+        path = folder / self._name(count, hashes)
+        return path if path.exists() else None
+
+    def _name(self, count: int, hashes: Optional[Iterable[bytes]] = None) -> str:
+        """Return a file's name, or without hashes how it begins.
+
+        It is made of what the file's content follows from: preprocessing, number of pictures and their names, which
+        cost nothing to look at; then, in this order, the hashes of their bytes.
+        """
+        names = [os.path.basename(picture) for picture in islice(self.pictures, count)]
+        text = json.dumps([_FORMAT, self.spec.to_dict(), names], sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if hashes is None:
+            return name
+        return f"{name}{hashlib.sha256(b''.join(hashes)).hexdigest()[:24]}.npy"
+
     def _map(self, path: Path, count: int) -> Optional[np.ndarray]:
         """Return the file's frames; None if it does not hold what it was built with."""
         try:
@@ -184,23 +215,32 @@ class CachedFrames:
             return None
         return mapped if mapped.shape == (count, *self.spec.shape) and mapped.dtype == np.uint8 else None
 
-    def _key(self, count: int) -> str:
-        """Hash what the file's content follows from: the pictures' bytes, their order, the preprocessing."""
-        digest = hashlib.sha256(json.dumps([_FORMAT, self.spec.to_dict()], sort_keys=True).encode())
-        for digests in _map_in_chunks(self._hash, count):
-            digest.update(b"".join(digests))
-        return digest.hexdigest()[:40]
-
-    def _build(self, path: Path, count: int, label: str) -> None:
+    def _build(self, folder: Path, count: int, label: str) -> Path:
         started = time.perf_counter()
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
-        with replace_file(path) as file, tqdm(total=count, desc=f"decoding {label}", unit="frame", disable=None) as bar:
+        hashes = []
+        unnamed = folder / f"{uuid.uuid4().hex:0<40}.npy"  # its name follows from what is yet to be read
+        with replace_file(unnamed) as file, tqdm(
+            total=count, desc=f"decoding {label}", unit="frame", disable=None
+        ) as bar:
             np.lib.format.write_array_header_1_0(file, header)
-            for frames in _map_in_chunks(self._decode, count):
-                for frame in frames:
+            items = enumerate(read_in_order(islice(self.pictures, count)))
+            for results in _map_in_chunks(self._decode_and_hash, items):
+                for frame, digest in results:
                     file.write(frame.data)
-                bar.update(len(frames))
+                    hashes.append(digest)
+                bar.update(len(results))
+        path = folder / self._name(count, hashes)
+        os.replace(unnamed, path)
         logger.info("decoded %s %s in %.1f s", f"{count:,}", label, time.perf_counter() - started)
+        return path
+
+
+def _hash(picture: str, data: Optional[bytes] = None) -> bytes:
+    """Return a hash of a picture's bytes, which are read if they are not given and no packed log knows it."""
+    if isinstance(picture, PackedPicture):
+        return picture.digest
+    return digest_picture(read_picture_bytes(picture) if data is None else data)
 
 
 @lru_cache(maxsize=None)
@@ -213,16 +253,24 @@ def _get_pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_get_pool.cache_clear)
 
 
-def _map_in_chunks(work: Callable[[int], Result], count: int) -> Iterator[List[Result]]:
+def _map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[List[Result]]:
     """Yield results in order, a chunk at a time, while the next chunk is under way."""
-    pool, ahead = _get_pool(), None
-    for start in range(0, count, _CHUNK):
-        current = [pool.submit(work, number) for number in range(start, min(start + _CHUNK, count))]
-        if ahead is not None:
-            yield [future.result() for future in ahead]
-        ahead = current
-    if ahead is not None:
-        yield [future.result() for future in ahead]
+    pool, iterator = _get_pool(), iter(items)
+    current: List[Future[Result]] = []
+    ahead: List[Future[Result]] = []
+    try:
+        while True:
+            current, ahead = ahead, []
+            for item in islice(iterator, _CHUNK):
+                ahead.append(pool.submit(work, item))
+            if current:
+                yield [future.result() for future in current]
+            if not ahead:
+                return
+    finally:  # if something went wrong, nothing of it goes on in the back
+        for future in (*current, *ahead):
+            future.cancel()
+        wait((*current, *ahead))
 
 
 def _make_room(folder: Path, needed: int, budget: int) -> None:

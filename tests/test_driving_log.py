@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from robostig.driving_log import (
     CAMERAS,
     LOG_NAME,
+    Drive,
     DrivingLog,
     DrivingLogWriter,
     encode_jpeg,
+    pack_driving_log,
     read_driving_log,
     read_picture,
     split_by_time,
@@ -292,11 +296,9 @@ def test_what_is_not_there_is_refused_naming_what_is(folder, tmp_path):
         read_driving_log(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds IMG"):
         read_driving_log(folder)
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / LOG_NAME).write_text(write_rows())
-    with pytest.raises(ValueError, match=r"holds several logs \(first/driving_log.csv, second/driving_log.csv\)"):
-        read_driving_log(tmp_path)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds nothing; .* robostig pack"):
+        read_driving_log(tmp_path / "nothing")
 
 
 def test_an_unknown_way_with_errors_is_refused(folder):
@@ -463,6 +465,166 @@ def test_an_impossible_split_is_refused(values):
     ((name, value),) = values.items()
     with pytest.raises(ValueError, match=f"{name.replace('fraction', 'fraction is ')}=?{value}"):
         split_by_time(drive(100.0), **values)
+
+
+def test_a_log_of_one_drive_keeps_the_fingerprint_that_artifacts_remember(folder):
+    digest = hashlib.sha256(np.array(STEERING, np.float32).tobytes())
+    size = (folder / "IMG" / name_picture("center", 0)).stat().st_size
+    for camera in sorted(CAMERAS):
+        for row in range(4):
+            digest.update(f"{name_picture(camera, row)}:{size};".encode())
+    assert read(folder, write_rows()).fingerprint() == digest.hexdigest()
+
+
+@pytest.fixture
+def drives(make_recording, tmp_path):
+    """A folder with three drives, recorded at the same time."""
+    for number, name in enumerate(("tuesday", "monday/morning", "monday/evening")):
+        make_recording(12, name=f"drives/{name}", size=(12, 24), seed=number)
+    return tmp_path / "drives"
+
+
+def test_drives_in_sub_folders_are_one_log_in_the_order_of_their_names(drives):
+    log = read_driving_log(drives)
+    alone = [read_driving_log(drives / name) for name in ("monday/evening", "monday/morning", "tuesday")]
+    assert log.drives == (("monday/evening", 0), ("monday/morning", 12), ("tuesday", 24))
+    assert log.source == log.folder == drives and len(log) == 36
+    for name in ("steering", "throttle", "brake", "speed_mph", "time_s"):
+        joined = np.concatenate([getattr(each, name) for each in alone])
+        np.testing.assert_array_equal(getattr(log, name), joined)
+        assert getattr(log, name).dtype == joined.dtype
+    for camera in CAMERAS:
+        assert list(log.pictures[camera]) == [path for each in alone for path in each.pictures[camera]]
+    assert f"{drives}: 36 rows of 3 drives, " in log.describe()
+    assert log.identify_drives() == tuple(each.identify_drives()[0] for each in alone)
+    assert len(set(log.identify_drives())) == 3
+
+
+def test_a_drive_begins_a_stretch_even_where_time_goes_on(drives):
+    log = replace(read_driving_log(drives), time_s=np.arange(36) / 10.0)
+    assert np.flatnonzero(log.find_breaks()).tolist() == [0, 12, 24]
+    assert np.flatnonzero(log.find_breaks(np.arange(11, 30))).tolist() == [0, 1, 13]
+    np.testing.assert_allclose(np.diff(log.driving_clock())[[10, 11, 12]], [0.1, 1 / 15, 0.1])
+    assert replace(log, drives=log.drives[:1]).fingerprint() != log.fingerprint()  # its split is another
+
+
+def join_drives(folder: Path, *drives: DrivingLog) -> DrivingLog:
+    """Join made-up drives, with pictures that are empty and named by time."""
+    starts = np.cumsum([0, *map(len, drives)]).tolist()
+    pictures = []
+    for number, log in enumerate(drives):
+        (folder / str(number)).mkdir()
+        pictures += [folder / str(number) / f"{time_s:.3f}.jpg" for time_s in log.time_s]
+    for path in pictures:
+        path.touch()
+    return replace(
+        drives[0],
+        pictures={"center": [str(path) for path in pictures]},
+        steering=np.concatenate([log.steering for log in drives]),
+        time_s=np.concatenate([log.time_s for log in drives]),
+        drives=tuple(Drive(str(number), start) for number, start in enumerate(starts[:-1])),
+    )
+
+
+def test_drives_recorded_at_the_same_time_are_no_neighbours(tmp_path):
+    first = drive(100.0)
+    second = replace(first, steering=first.steering + np.float32(0.5))
+    assert split_by_time(join_drives(tmp_path, first, second)).left_out == 4 * 2 * 15
+
+
+def test_parts_of_one_drive_in_several_folders_do_not_leak_into_training(tmp_path):
+    whole = drive(100.0)
+    other = replace(whole, steering=whole.steering + np.float32(0.5))
+    log = join_drives(tmp_path, other, whole, make_log(whole.time_s[300:600]))
+    split = split_by_time(log)
+    trained, held_out = (log.time_s[rows[rows >= len(other)]] for rows in (split.train, split.validation))
+    assert np.abs(trained[:, None] - held_out).min() >= 1.0 - 1e-6
+    assert set(log.time_s[split.train[split.train < len(other)]]) & set(held_out)
+
+
+def test_a_log_that_is_there_twice_is_refused_or_left_out_and_counted(drives):
+    shutil.copytree(drives / "tuesday", drives / "backup" / "tuesday")
+    with pytest.raises(ValueError, match=r"s/tuesday/driving_log.csv is the same recording as .*/backup/tuesday/driv"):
+        read_driving_log(drives)
+    log = read_driving_log(drives, on_error="skip")
+    assert [each.name for each in log.drives] == ["backup/tuesday", "monday/evening", "monday/morning"]
+    assert len(log) == 36 and len(log.skipped) == 12
+    assert "left out 12 rows: 12 x copy of another log (row 1 of tuesday/driving_log.csv, 2 of" in log.describe()
+    assert log.skipped[0].detail == "tuesday/driving_log.csv: it is in backup/tuesday/driving_log.csv, too"
+
+
+def test_a_packed_log_among_drives_is_one_of_them(drives):
+    alone = read_driving_log(drives)
+    fingerprint = alone.fingerprint()
+    pack_driving_log(read_driving_log(drives / "monday"), drives / "packed")
+    shutil.rmtree(drives / "monday")
+    log = read_driving_log(drives)
+    assert [each.name for each in log.drives] == ["packed/evening", "packed/morning", "tuesday"]
+    np.testing.assert_array_equal(log.steering, alone.steering)
+    assert log.fingerprint() == fingerprint
+    pack_driving_log(read_driving_log(drives / "tuesday"), drives / "copy")
+    with pytest.raises(ValueError, match=r"tuesday/driving_log.csv is the same recording as .*copy/index.rec"):
+        read_driving_log(drives)
+
+
+def test_a_bad_row_of_a_drive_is_named_with_its_file(drives):
+    with open(drives / "tuesday" / LOG_NAME, "a") as file:
+        file.write("nowhere.jpg,,,0.1\n")
+    with pytest.raises(FileNotFoundError, match=r"tuesday/driving_log.csv, row 13: there is no picture 'nowhere.jpg'"):
+        read_driving_log(drives)
+    log = read_driving_log(drives, on_error="skip")
+    assert len(log) == 36 and log.skipped[0].detail.startswith("tuesday/driving_log.csv: there is no picture")
+    assert log.describe().endswith("left out 1 rows: 1 x picture not found (row 13 of tuesday/driving_log.csv)")
+    pack_driving_log(log, drives / "packed" / "all")
+    for name in ("tuesday", "monday/evening"):
+        shutil.rmtree(drives / name)
+    (skipped,) = read_driving_log(drives, on_error="skip").skipped
+    assert skipped.log == "packed/all/tuesday/driving_log.csv" and skipped.detail.startswith(f"{skipped.log}: there is")
+
+
+def test_drives_whose_rows_are_all_bad_are_counted_and_if_all_are_it_is_an_error(drives):
+    for name in ("tuesday", "monday/morning", "monday/evening"):
+        (drives / name / LOG_NAME).write_text("nowhere.jpg,,,0.1\n")
+        if name != "monday/evening":
+            log = read_driving_log(drives, on_error="skip")
+    assert [each.name for each in log.drives] == ["monday/evening"] and len(log.skipped) == 2
+    with pytest.raises(
+        ValueError, match=r"drives has no usable row among its 3; the first was left out because monday"
+    ):
+        read_driving_log(drives, on_error="skip")
+    (drives / "tuesday" / LOG_NAME).write_text("")
+    with pytest.raises(ValueError, match=r"tuesday/driving_log.csv is empty"):
+        read_driving_log(drives, on_error="skip")
+
+
+def test_cameras_that_not_every_drive_has_are_left_out_with_a_warning(drives, caplog):
+    path = drives / "tuesday" / LOG_NAME
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("".join(",".join([row[0], row[1], "", *row[3:]]) + "\n" for row in rows))
+    log = read_driving_log(drives)
+    assert list(log.pictures) == ["center", "left"]
+    assert f"the right camera is left out: 1 of the 3 logs in {drives} do not have it (tuesday)" in caplog.messages
+
+
+def test_a_folders_own_log_wins_over_those_below_it_with_a_warning(drives, caplog):
+    shutil.copytree(drives / "tuesday", drives.parent / "own")
+    for name in ("monday/morning", "monday/evening"):
+        (drives.parent / "own" / name).mkdir(parents=True)
+        shutil.move(str(drives / name / LOG_NAME), str(drives.parent / "own" / name))
+    pack_driving_log(read_driving_log(drives), drives.parent / "own" / "packed")
+    log = read_driving_log(drives.parent / "own")
+    assert len(log) == 12 and log.source == drives.parent / "own" / LOG_NAME
+    (message,) = caplog.messages
+    assert "3 further logs below it are not (monday/evening/driving_log.csv, monday/morning/driving_log" in message
+    caplog.clear()
+    assert len(read_driving_log(drives)) == 12 and not caplog.messages
+
+
+def test_links_to_drives_are_followed_and_a_link_in_a_circle_ends(drives):
+    shutil.move(str(drives / "tuesday"), str(drives.parent / "elsewhere"))
+    (drives / "tuesday").symlink_to(drives.parent / "elsewhere")
+    (drives / "monday" / "circle").symlink_to(drives)
+    assert len(read_driving_log(drives)) == 36
 
 
 def test_the_lake_recording_is_read_as_its_readme_describes_it(lake):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from robostig import frame_cache
-from robostig.driving_log import read_picture
+from robostig.driving_log import pack_driving_log, read_driving_log, read_picture
 from robostig.frame_cache import CachedFrames, default_cache_folder
 from robostig.preprocessing import InputSpec, preprocess
 
@@ -208,6 +209,8 @@ def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(pictur
 def test_two_processes_build_at_once(pictures, cache):
     script = (
         "import sys, time, numpy as np\n"
+        "from robostig import frame_cache\n"
+        "frame_cache.FREE_DISK_GB = 0.0\n"
         "from robostig.frame_cache import CachedFrames\n"
         "from robostig.preprocessing import InputSpec\n"
         "assert 'mxnet' not in sys.modules\n"
@@ -234,7 +237,7 @@ def test_two_processes_build_at_once(pictures, cache):
 
 
 def test_a_file_that_another_process_removes_in_between_is_no_error(pictures, cache, monkeypatch, caplog):
-    monkeypatch.setattr(CachedFrames, "_build", lambda *arguments: None)  # built, and gone again
+    monkeypatch.setattr(CachedFrames, "_build", lambda self, folder, *_: folder / "gone.npy")  # built, and removed
     frames = CachedFrames(pictures, SPEC, folder=cache)
     np.testing.assert_array_equal(frames.read(range(6)), expect(pictures))
     assert frames.mapped == 0 and "decoded as they are needed" in caplog.text
@@ -282,3 +285,86 @@ def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert default_cache_folder().is_absolute()
+
+
+COUNT_OPENS = """
+import json, os, sys
+from collections import Counter
+from robostig.driving_log import read_driving_log
+from robostig.frame_cache import CachedFrames
+from robostig.preprocessing import InputSpec
+
+opened, folder = Counter(), os.path.realpath(sys.argv[1])
+
+def count(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and os.path.realpath(arguments[0]).startswith(folder):
+        assert not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT), arguments
+        if arguments[1] is None:  # of os.open, which Python 3.8's pathlib calls for open()
+            return
+        opened[os.path.basename(arguments[0])] += 1
+
+sys.addaudithook(count)
+spec = InputSpec(8, 16, crop_top=0.25, color_space="yuv")
+for _ in range(2):
+    opened.clear()
+    log = read_driving_log(folder)
+    CachedFrames(log.pictures["center"], spec, folder=sys.argv[2]).read(range(len(log)))
+    print(json.dumps(opened))
+"""
+
+
+def count_opens(folder: Path, cache: Path) -> List[Counter]:
+    """Count how often files of a recording are opened, when its frames are not in the cache and when they are."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(frame_cache.__file__).parents[1])}
+    words = [sys.executable, "-c", COUNT_OPENS, str(folder), str(cache)]
+    printed = subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [Counter(json.loads(line)) for line in printed.splitlines()]
+
+
+def test_a_picture_is_opened_to_be_looked_at_and_once_more_and_a_shard_once(make_recording, tmp_path, cache):
+    recording = make_recording(12, size=(16, 32))
+    for opened in count_opens(recording, cache):
+        centers = {name: count for name, count in opened.items() if name.startswith("center")}
+        assert len(centers) == 12 and set(centers.values()) == {2}
+        assert opened["driving_log.csv"] == 1
+    pack_driving_log(read_driving_log(recording), tmp_path / "packed", shard_mb=0.004)
+    shards = len(list((tmp_path / "packed").glob("recording-center-*.rec")))
+    assert shards > 1
+    cold, warm = count_opens(tmp_path / "packed", cache / "other")
+    assert cold.pop("index.rec") == warm.pop("index.rec") == 1
+    assert len(cold) == shards and set(cold.values()) == {1} and not warm
+
+
+def test_frames_of_a_packed_log_are_those_of_its_source_in_the_same_file(make_recording, tmp_path, cache, decoded):
+    source = read_driving_log(make_recording(12, size=(24, 32)))
+    pack_driving_log(source, tmp_path / "packed", shard_mb=0.004)
+    packed = read_driving_log(tmp_path / "packed")
+    for log in (source, packed):
+        frames = CachedFrames(log.pictures["left"], SPEC, folder=cache)
+        np.testing.assert_array_equal(frames.read(range(12)), expect(source.pictures["left"]))
+    assert len(list_names(cache)) == 1 and sum(decoded.values()) == 12
+    unkept = CachedFrames(packed.pictures["right"], SPEC, folder=cache, budget_gb=0)
+    np.testing.assert_array_equal(unkept.read([7, 2]), expect(source.pictures["right"])[[7, 2]])
+
+
+@pytest.mark.parametrize("fault", ["removed", "damaged"])
+def test_a_shard_that_cannot_be_read_is_an_error_and_leaves_no_file(make_recording, tmp_path, cache, fault):
+    pack_driving_log(read_driving_log(make_recording(12, size=(24, 32))), tmp_path / "packed")
+    pictures = read_driving_log(tmp_path / "packed").pictures["center"]
+    if fault == "removed":
+        os.remove(pictures[0].shard)
+    else:
+        with open(pictures[0].shard, "r+b") as file:
+            file.seek(pictures[9].offset + 300)
+            file.write(b"damage")
+    error = FileNotFoundError if fault == "removed" else ValueError
+    with pytest.raises(error, match=r"recording-center-00000\.rec"):
+        CachedFrames(pictures, SPEC, folder=cache)
+    assert list_names(cache) == []
+
+
+def test_other_pictures_of_the_same_names_are_told_apart(tmp_path, cache, decoded):
+    first, second = (draw_pictures(tmp_path / str(seed), seed=seed) for seed in range(2))
+    for pictures in (first, second, first):
+        np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(6)), expect(pictures))
+    assert len(list_names(cache)) == 2 and sum(decoded.values()) == 12
