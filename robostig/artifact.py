@@ -5,6 +5,7 @@
 ``model-0000.params``  its parameters
 ``model-shapes.json``  the input's name and shape, as MXNet's model server wants it
 ``robostig.json``      the facts: model, input, configuration, data, versions, scores, and the other files' digests
+``code/``              in what SageMaker is to serve: this package and the script that its model server looks for
 =====================  ==========================================================================================
 
 The facts are written last and name the digests of the other three, so that a folder that was cut short, or whose files
@@ -13,11 +14,13 @@ belong to different models, is never taken for an artifact. Nothing is pickled.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import platform
 import shutil
+import tarfile
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -28,15 +31,23 @@ from typing import Any, Dict, Mapping, Optional, Union
 import numpy as np
 
 import robostig
-from robostig._files import make_folder
+from robostig._files import make_folder, replace_file
 from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec
 
-__all__ = ["Artifact", "load_artifact", "read_facts", "save_artifact"]
+__all__ = ["Artifact", "add_code", "load_artifact", "pack", "read_facts", "save_artifact"]
 
 FACTS = "robostig.json"
 SYMBOL, PARAMETERS, SHAPES = "model-symbol.json", "model-0000.params", "model-shapes.json"
 FORMAT = 1
+CODE = "code"  # where SageMaker's model server looks for the script, and all that it puts on the path
+
+# What the model server imports: the script that SageMaker's SDK names, and the name that is looked for without one.
+_SCRIPTS = ("entry_point.py", "inference.py")
+_SCRIPT = """\"\"\"What SageMaker's model server calls; the package is beside this file.\"\"\"
+
+from robostig.serving import model_fn, transform_fn  # noqa: F401
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,12 @@ class Artifact:
 
 
 def save_artifact(
-    folder: Union[str, Path], net: mx.gluon.HybridBlock, spec: InputSpec, facts: Mapping[str, Any]
+    folder: Union[str, Path],
+    net: mx.gluon.HybridBlock,
+    spec: InputSpec,
+    facts: Mapping[str, Any],
+    *,
+    with_code: bool = False,
 ) -> Path:
     """Write a trained network; an artifact that is there already is replaced.
 
@@ -81,6 +97,8 @@ def save_artifact(
         How frames were preprocessed for it.
     facts
         Plain values; ``"model"`` is needed. Versions, digests and the time are added.
+    with_code
+        Whether to put the code beside it that SageMaker's model server needs, as :func:`add_code` does.
 
     Returns
     -------
@@ -119,11 +137,93 @@ def save_artifact(
         }
         (beside / FACTS).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
         (folder / FACTS).unlink(missing_ok=True)
+        if with_code:
+            add_code(folder)
         for name in (SYMBOL, PARAMETERS, SHAPES, FACTS):
             os.replace(beside / name, folder / name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def add_code(folder: Union[str, Path]) -> Path:
+    """Put this package and the script that calls it beside a model, so that SageMaker's model server can serve it.
+
+    A model that SageMaker's SDK packs anew gets the package in ``code/lib``, which is on no path; with code of its own
+    it does not matter how it is deployed.
+
+    Parameters
+    ----------
+    folder
+        Of an artifact. A ``code`` folder that is there is replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder ``code``.
+    """
+    code = make_folder(folder) / CODE
+    beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        package = Path(robostig.__file__).resolve().parent
+        shutil.copytree(
+            package, beside / CODE / robostig.__name__, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+        for name in _SCRIPTS:
+            (beside / CODE / name).write_text(_SCRIPT, encoding="utf-8")
+        if code.is_dir():
+            os.replace(code, beside / "replaced")
+        os.replace(beside / CODE, code)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return code
+
+
+def pack(folder: Union[str, Path], path: Union[str, Path]) -> Path:
+    """Write a ``model.tar.gz`` for SageMaker: an artifact and the code that serves it.
+
+    The same artifact and version give the same bytes.
+
+    Parameters
+    ----------
+    folder
+        Of an artifact. It stays as it is: what else lies in it is not packed, such as the training's history.
+    path
+        The file to write; one that is there is replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`load_artifact`.
+    OSError
+        If the file cannot be written.
+    """
+    folder, path = Path(folder), Path(path)
+    facts = read_facts(folder)
+    _check_digests(folder, facts)
+    with tempfile.TemporaryDirectory() as beside:
+        code = add_code(beside)
+        contents = {name: folder / name for name in (*facts["files"], FACTS)}
+        contents.update({str(file.relative_to(beside)): file for file in code.rglob("*") if file.is_file()})
+        with replace_file(path) as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed, tarfile.open(
+            fileobj=packed, mode="w"
+        ) as archive:
+            for name in sorted(contents):
+                archive.add(contents[name], name, filter=_make_anonymous)
+    return path
+
+
+def _make_anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Leave out of an archive who packed it, and when."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
 
 
 def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None) -> Artifact:
@@ -145,11 +245,7 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
     """
     folder = Path(folder)
     facts = read_facts(folder)
-    for name, digest in facts["files"].items():
-        if not (folder / name).is_file() or _digest(folder / name) != digest:
-            raise ValueError(
-                f"the artifact in {folder} is damaged: {name} is not the file it was saved with; copy it again"
-            )
+    _check_digests(folder, facts)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
@@ -188,6 +284,14 @@ def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
             "use the version that made it, or train again"
         )
     return dict(facts)
+
+
+def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
+    for name, digest in facts["files"].items():
+        if not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise ValueError(
+                f"the artifact in {folder} is damaged: {name} is not the file it was saved with; copy it again"
+            )
 
 
 def _digest(path: Path) -> str:

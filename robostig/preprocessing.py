@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Mapping, Tuple
+from typing import Any, Iterable, Mapping, Tuple
 
 import numpy as np
 
@@ -168,9 +168,19 @@ def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     columns, column_weights = make_taps(frame.shape[1], width)
     rows, row_weights = make_taps(frame.shape[0], height)
     source = frame.astype(np.float32)
-    wide = sum(source[:, index] * weight[:, None] for index, weight in zip(columns, column_weights))
-    whole = sum(wide[index] * weight[:, None, None] for index, weight in zip(rows, row_weights))
-    return np.clip(np.rint(whole), 0, 255).astype(np.uint8)
+    # The channels of a row's pixels are one row of numbers: long loops are what NumPy is quick at.
+    gathered = (source.take(index, 1).reshape(len(frame), -1) for index in columns)
+    wide = _add_up(gathered, np.repeat(column_weights, 3, 1))
+    whole = _add_up((wide.take(index, 0) for index in rows), row_weights[..., None])
+    return np.rint(whole, out=whole).astype(np.uint8).reshape(height, width, 3)
+
+
+def _add_up(taps: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return the weighted sum of arrays, which are used up."""
+    first, *others = (np.multiply(tap, weight, out=tap) for tap, weight in zip(taps, weights))
+    for other in others:
+        first += other
+    return first
 
 
 @lru_cache(maxsize=64)

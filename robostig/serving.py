@@ -20,8 +20,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
+import sys
 import tokenize
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 import numpy as np
 
@@ -31,7 +34,9 @@ from robostig.preprocessing import check_picture_size
 
 try:
     from sagemaker_inference.errors import BaseInferenceToolkitError
+    from sagemaker_inference.transformer import Transformer
 except ImportError:  # outside the inference image
+    Transformer = None
 
     class BaseInferenceToolkitError(Exception):  # type: ignore[no-redef]
         """Stands for the toolkit's base class: an error with the status that the client gets."""
@@ -43,17 +48,38 @@ except ImportError:  # outside the inference image
 
 __all__ = ["RequestError", "model_fn", "transform_fn"]
 
+logger = logging.getLogger(__name__)
+
 JSON, NPY = "application/json", "application/x-npy"
+MESSAGE_LENGTH = 300
 
 
 class RequestError(BaseInferenceToolkitError):
     """A request that cannot be answered, through the client's fault: the server answers 4xx with the message."""
 
     def __init__(self, message: str, status_code: int = 400) -> None:
+        message = " ".join(message.split())[:MESSAGE_LENGTH]  # it is a line of the answer's header too
         super().__init__(status_code, message, message)
 
     def __str__(self) -> str:
         return str(self.message)
+
+
+def _answer_error(context: Any, error: BaseInferenceToolkitError, trace: str) -> List[str]:
+    """Answer a request that failed: if it is the client's fault, with the one line that says why.
+
+    It takes the place of the toolkit's own method, which adds the stack trace to every answer, and counts text that is
+    no UTF-8 as the server's fault. Both happen outside of all that ``transform_fn`` can reach.
+    """
+    if isinstance(sys.exc_info()[1], UnicodeDecodeError):
+        error = RequestError("the body is no text in UTF-8; send a picture or an array with its own content type")
+    answer: List[str] = _answer_as_toolkit(context, error, trace)
+    return [error.message] if isinstance(error, RequestError) else answer
+
+
+if hasattr(Transformer, "handle_error"):  # a toolkit that answers in another way keeps doing so
+    _answer_as_toolkit = Transformer.handle_error
+    Transformer.handle_error = staticmethod(_answer_error)
 
 
 def model_fn(model_dir: str) -> Pilot:
@@ -64,7 +90,17 @@ def model_fn(model_dir: str) -> Pilot:
     FileNotFoundError, ValueError
         As :func:`robostig.artifact.load_artifact`.
     """
-    pilot = Pilot.load(model_dir, context=choose_contexts("auto")[0])
+    context = choose_contexts("auto")[0]
+    if context.device_type == "cpu" and "mms" in sys.modules:
+        # A worker of the model server has one request at a time: MXNet's queue and threads, which it starts with its
+        # first array, would only make that one wait.
+        os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
+    try:
+        pilot = Pilot.load(model_dir, context=context)
+    except (ValueError, OSError) as error:
+        # multi-model-server says nothing, and answers 503 for good
+        logger.error("the model cannot be loaded: %s", error)
+        raise
     pilot.predict(np.zeros((1, *pilot.spec.shape), np.uint8))  # the first request should not wait for the graph
     return pilot
 
@@ -95,7 +131,9 @@ def transform_fn(
     """
     kind = (content_type or "").split(";")[0].strip().lower()
     if kind not in _READERS:
-        raise RequestError(f"content type {content_type!r} is not understood; send {', '.join(sorted(_READERS))}", 415)
+        raise RequestError(
+            f"content type {content_type!r:.80} is not understood; send {', '.join(sorted(_READERS))}", 415
+        )
     write = _choose_writer(accept)
     steering = _steer(model, _READERS[kind](body), is_picture=kind.startswith("image/"))
     if not np.isfinite(steering).all():
@@ -118,10 +156,11 @@ def _steer(model: Pilot, frames: np.ndarray, *, is_picture: bool) -> np.ndarray:
         )
     if frames.dtype.kind not in "fiu":
         raise RequestError(f"frames are of type {frames.dtype}; send numbers from 0 to 255")
-    low, high = frames.min(), frames.max()
-    if not (low >= 0 and high <= 255):  # NaN fails here too
-        raise RequestError(f"frames hold values from {low:g} to {high:g}; send 0 to 255")
-    frames = np.rint(frames).astype(np.uint8)
+    if frames.dtype != np.uint8:
+        low, high = frames.min(), frames.max()
+        if not (low >= 0 and high <= 255):  # NaN fails here too
+            raise RequestError(f"frames hold values from {low:g} to {high:g}; send 0 to 255")
+        frames = np.rint(frames).astype(np.uint8)
     if frames.shape[1:] == model.spec.shape and not is_picture:
         return model.predict(frames)
     try:
@@ -191,4 +230,4 @@ def _choose_writer(accept: str) -> Callable[[np.ndarray], Tuple[Any, str]]:
             return _write_json
         if kind == NPY:
             return _write_npy
-    raise RequestError(f"cannot answer as {accept!r}; accept {JSON} or {NPY}", 406)
+    raise RequestError(f"cannot answer as {accept!r:.80}; accept {JSON} or {NPY}", 406)

@@ -6,6 +6,9 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 
 import robostig
 from robostig import artifact, pilot, serving
-from robostig.artifact import load_artifact, read_facts, save_artifact
+from robostig.artifact import add_code, load_artifact, pack, read_facts, save_artifact
 from robostig.backend import mx
 from robostig.preprocessing import InputSpec
 
@@ -198,3 +201,59 @@ def test_facts_without_a_model_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="the facts need a 'model'"):
         save_artifact(tmp_path / "artifact", make_net(1), SPEC, {"mode": "x"})
     assert not (tmp_path / "artifact").exists()
+
+
+def list_files(folder: Path) -> set:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_code_beside_a_model_is_the_whole_package_and_the_scripts_that_the_server_looks_for(saved):
+    (saved / "code").mkdir()
+    (saved / "code" / "stale.py").write_text("")
+    assert add_code(saved) == saved / "code"
+    package = Path(robostig.__file__).parent
+    expected = {f"robostig/{name}" for name in list_files(package) if "__pycache__" not in name}
+    assert list_files(saved / "code") == {"entry_point.py", "inference.py", *expected}
+    assert {path.name for path in saved.iterdir()} == {*FILES, "code"}  # and nothing unfinished
+    for script in ("entry_point", "inference"):
+        lines = f"import {script} as script; print(script.model_fn.__code__.co_filename)"
+        done = subprocess.run(
+            [sys.executable, "-c", lines], cwd=str(saved / "code"), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == str(saved / "code" / "robostig" / "serving.py")
+
+
+def test_a_model_can_be_saved_with_its_code_and_is_no_artifact_until_that_is_there(tmp_path, monkeypatch):
+    save_artifact(tmp_path / "a", make_net(), SPEC, {"model": "tiny"}, with_code=True)
+    assert (tmp_path / "a" / "code" / "robostig" / "serving.py").is_file()
+    assert load_artifact(tmp_path / "a").model == "tiny"
+
+    def fail(folder):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(artifact, "add_code", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        save_artifact(tmp_path / "b", make_net(), SPEC, {"model": "tiny"}, with_code=True)
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        load_artifact(tmp_path / "b")
+
+
+def test_a_packed_model_is_the_artifact_and_its_code_and_the_same_bytes_each_time(saved, tmp_path):
+    (saved / "training").mkdir()
+    (saved / "training" / "history.csv").write_text("epoch\n")
+    first, second = pack(saved, tmp_path / "a.tar.gz"), pack(saved, tmp_path / "b.tar.gz")
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as archive:
+        assert {member.uname for member in archive.getmembers()} == {""}
+        archive.extractall(tmp_path / "unpacked")
+    assert list_files(tmp_path / "unpacked") == list_files(saved) - {"training/history.csv"} | {
+        f"code/{name}" for name in list_files(add_code(tmp_path / "code"))
+    }
+    np.testing.assert_array_equal(answer(load_artifact(tmp_path / "unpacked").net), answer(load_artifact(saved).net))
+
+
+def test_a_damaged_model_is_not_packed(saved, tmp_path):
+    (saved / "model-0000.params").write_bytes(b"other")
+    with pytest.raises(ValueError, match="is damaged: model-0000"):
+        pack(saved, tmp_path / "model.tar.gz")
+    assert not (tmp_path / "model.tar.gz").exists()
