@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from robostig.closed_loop import Drive
     from robostig.simulation.track import Curve
     from robostig.training import EpochRecord
+    from robostig.tuning import Trial
 
 __all__ = [
     "choose_colors",
@@ -43,6 +44,7 @@ __all__ = [
     "draw_loss_curves",
     "draw_maps",
     "draw_steering",
+    "draw_tuning",
     "encode_figure",
     "save_figure",
 ]
@@ -58,6 +60,8 @@ FRAMES_IN_BIN = 5  # fewer say nothing about a median
 MAGNIFICATION = 10.0  # of what is beside the lane's middle: nobody sees 0.3 m on a map of 200 m
 MAP_MARGIN_M = 10.0
 BAND_STEP_M = 2.5  # between the points of its outline: bends have 28 m at least
+
+OFF_SCALE: Dict[str, Any] = {"marker": "^", "ms": 5, "color": "none", "mec": QUIET, "mew": 0.9}
 
 Histories = Mapping[str, "Sequence[EpochRecord]"]
 Drives = Mapping[str, "Sequence[Drive]"]
@@ -104,11 +108,7 @@ def draw_loss_curves(histories: Histories, *, baseline: Optional[float] = None) 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel("RMSE (1 is full lock)")
-    to_degrees, to_share = (lambda share: np.multiply(share, DEGREES)), (lambda angle: np.divide(angle, DEGREES))
-    degrees = axes.secondary_yaxis("right", functions=(to_degrees, to_share))
-    degrees.set_ylabel("RMSE in degrees", color=QUIET, size=9)
-    degrees.tick_params(length=0, labelcolor=QUIET, labelsize=8.5)
-    degrees.spines["right"].set_visible(False)
+    _add_degrees(axes)
     _add_legend(axes, handles, columns=3)
     return figure
 
@@ -319,6 +319,61 @@ def draw_lateral_errors(drives: Drives, *, limit_m: float) -> Figure:
     return figure
 
 
+def draw_tuning(
+    trials: Sequence[Trial], space: Mapping[str, Tuple[Any, ...]], importances: Optional[Mapping[str, float]] = None
+) -> Figure:
+    """Draw the RMSE of every trial (above), and over every setting that was searched (below), on the same scale.
+
+    Parameters
+    ----------
+    trials
+        By number, one or more of them finished.
+    space
+        Setting to what was searched: (low, high), (low, high, "log"), or the choices.
+    importances
+        Setting to the share of the differences that it explains, if known; the largest are drawn first, and say so.
+    """
+    importances = importances or {}
+    names = sorted(space, key=lambda name: -importances.get(name, 0.0))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(WIDTH, 3.3 + 1.9 * rows), layout="constrained")
+    halves = figure.add_gridspec(2, 1, height_ratios=[3.0, 1.9 * rows])
+    history = figure.add_subplot(halves[0])
+    grid = halves[1].subgridspec(rows, columns).subplots(sharey=True, squeeze=False)
+    finished = [trial for trial in trials if trial.state == "finished"]
+    rmse = [trial.rmse for trial in finished if trial.rmse is not None]
+    limits = _limit_rmse(rmse, max(trial.rmse for trial in trials if trial.rmse is not None))
+    kinds = _sort_trials(trials, finished, space.get("model", ()))
+
+    _style(history)
+    _draw_trials(history, kinds, {trial.number: float(trial.number) for trial in trials}, limits)
+    lowest = np.minimum.accumulate(rmse)
+    steps = [*(trial.number for trial in finished), trials[-1].number]
+    history.step(steps, [*lowest, lowest[-1]], where="post", color=QUIET, lw=1.2, zorder=1.5)
+    history.set_xlim(0.5, trials[-1].number + 0.5)
+    history.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    history.set(xlabel="trial", ylabel="RMSE (1 is full lock)")
+    _add_degrees(history)
+    handles: List[Artist] = [Line2D([], [], label=name, **look) for name, (look, _) in kinds.items()]
+    if any(trial.rmse is not None and trial.rmse > limits[1] for trial in trials):
+        handles.append(Line2D([], [], label="off the scale", ls="", **OFF_SCALE))
+    _add_legend(history, [*handles, Line2D([], [], color=QUIET, lw=1.2, label="best so far")], columns=8)
+
+    for axes, name in zip(grid.flat, names):
+        _style(axes)
+        _draw_trials(axes, kinds, _place_trials(axes, trials, name, space[name]), limits)
+        axes.set_title(name, loc="left", size=9, color=INK, pad=4)
+        if name in importances:
+            share = f"explains {100.0 * importances[name]:.0f} %"
+            axes.set_title(share, loc="right", size=8.5, color=QUIET, pad=4)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("RMSE")
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def save_figure(figure: Figure, path: Union[str, Path]) -> None:
     """Write a figure to a file, in the format of the path's suffix; the file is there as a whole or not at all."""
     path = Path(path)
@@ -334,6 +389,100 @@ def encode_figure(figure: Figure) -> str:
     # Hundredths of a point are finer than any screen; matplotlib's millionths take a third of the file.
     svg = re.sub(rb'(?<= d=")[^"]+', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path.group()), buffer.getvalue())
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def _add_degrees(axes: Axes) -> None:
+    """Put a second scale to the right, in degrees, of axes whose own is in shares of full lock."""
+    to_degrees, to_share = (lambda share: np.multiply(share, DEGREES)), (lambda angle: np.divide(angle, DEGREES))
+    degrees = axes.secondary_yaxis("right", functions=(to_degrees, to_share))
+    degrees.set_ylabel("RMSE in degrees", color=QUIET, size=9)
+    degrees.tick_params(length=0, labelcolor=QUIET, labelsize=8.5)
+    degrees.spines["right"].set_visible(False)
+
+
+def _limit_rmse(finished: Sequence[float], highest: float) -> Tuple[float, float]:
+    """Return the ends of a scale for trials: from the best one to nearly all that finished, and the rest above it."""
+    lowest, most = float(min(finished)), float(np.quantile(finished, 0.9))
+    height = max(min(1.6 * (most - lowest), highest - lowest), 0.1 * lowest)
+    return lowest - 0.12 * height, lowest + height
+
+
+def _sort_trials(
+    trials: Sequence[Trial], finished: Sequence[Trial], models: Sequence[str]
+) -> Dict[str, Tuple[Dict[str, Any], List[Trial]]]:
+    """Return how each kind of trial looks, and the trials of it, for the kinds that there are."""
+    dot: Dict[str, Any] = {"ls": "", "marker": "o", "ms": 5.5, "mec": "white", "mew": 0.6, "zorder": 3}
+    colors = choose_colors(models) if len(models) > 1 else {"finished": PALETTE[0]}
+    looks: Dict[str, Dict[str, Any]] = {name: {**dot, "color": color} for name, color in colors.items()}
+    looks["defaults"] = {**dot, "marker": "D", "ms": 6.5, "color": PALETTE[4], "zorder": 4}
+    best = min(finished, key=lambda trial: (trial.rmse, trial.number))
+    winner = "best: the defaults" if best.is_default else "best"
+    looks[winner] = {**dot, "marker": "*", "ms": 14, "color": PALETTE[2], "zorder": 5}
+    looks["pruned"] = {**dot, "ms": 4.5, "color": "none", "mec": QUIET, "mew": 0.9, "zorder": 2}
+    looks["failed"] = {**dot, "marker": "x", "ms": 5.5, "color": QUIET, "mec": QUIET, "mew": 1.2, "zorder": 2}
+    kinds: Dict[str, Tuple[Dict[str, Any], List[Trial]]] = {name: (look, []) for name, look in looks.items()}
+    for trial in trials:
+        if trial.state != "finished":
+            kinds[trial.state][1].append(trial)
+            continue
+        kind = trial.settings["model"] if len(models) > 1 else "finished"
+        kinds[winner if trial is best else "defaults" if trial.is_default else kind][1].append(trial)
+    return {name: kind for name, kind in kinds.items() if kind[1]}
+
+
+def _draw_trials(
+    axes: Axes,
+    kinds: Mapping[str, Tuple[Dict[str, Any], List[Trial]]],
+    places: Mapping[int, float],
+    limits: Tuple[float, float],
+) -> None:
+    """Draw the RMSE of trials over their places; those off the scale, or without any, at its upper end."""
+    low, top = limits
+    axes.set_ylim(low, top + 0.05 * (top - low))
+    for look, trials in kinds.values():
+        rmse = np.array([top if trial.rmse is None else trial.rmse for trial in trials])
+        where = np.array([places[trial.number] for trial in trials])
+        for those, marker in ((rmse <= top, look["marker"]), (rmse > top, "^")):
+            if those.any():
+                axes.plot(where[those], np.minimum(rmse, top)[those], clip_on=False, **{**look, "marker": marker})
+
+
+def _place_trials(axes: Axes, trials: Sequence[Trial], name: str, options: Sequence[Any]) -> Dict[int, float]:
+    """Scale axes for a setting, and return where on them each trial is; what was not searched is at the left."""
+    values = {trial.number: trial.settings[name] for trial in trials}
+    axes.tick_params(which="minor", length=0)
+    if isinstance(options[0], float):
+        low, high = options[:2]
+        if "log" in options:
+            axes.set_xscale("log")
+        outside = {number: value for number, value in values.items() if not low <= value <= high}
+        scale = axes.xaxis.get_transform()
+        ends = scale.transform(np.array([low, high]))
+        margin = (ends[1] - ends[0]) * np.array([-0.22 if outside else -0.06, 0.06])
+        axes.set_xlim(*scale.inverted().transform(ends + margin))
+        aside = float(scale.inverted().transform(ends[0] + 0.7 * margin[0]))
+        places = {**values, **dict.fromkeys(outside, aside)}
+    else:
+        axes.set_xlim(-0.5, len(options) - 0.5)
+        axes.set_xticks(range(len(options)), list(map(str, options)))
+        outside = {number: value for number, value in values.items() if value not in options}
+        aside = -0.45
+        # Side by side, so that they do not hide each other: multiples of the golden ratio spread evenly.
+        places = {
+            number: aside if number in outside else options.index(value) + 0.5 * (number * 0.618034 % 1.0 - 0.5)
+            for number, value in values.items()
+        }
+    for value in sorted(set(outside.values())):
+        below: Dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "ha": "center",
+            "va": "top",
+        }
+        axes.annotate(
+            value if isinstance(value, str) else f"{value:g}", (aside, 0.0), (0, -5), size=8.5, color=QUIET, **below
+        )
+    return places
 
 
 def _summarize_answers(answers: np.ndarray, human: np.ndarray) -> Tuple[np.ndarray, ...]:

@@ -22,12 +22,14 @@ from robostig.figures import (
     draw_loss_curves,
     draw_maps,
     draw_steering,
+    draw_tuning,
     encode_figure,
     save_figure,
 )
 from robostig.metrics import DEGREES
 from robostig.simulation import parse_tracks
 
+Trial = namedtuple("Trial", "number state settings is_default rmse")  # as much of a tuning.Trial as is drawn
 Epoch = namedtuple("Epoch", "epoch train_rmse validation_rmse")  # as much of an EpochRecord as is drawn
 HISTORY = [Epoch(1, 0.30, 0.20), Epoch(2, 0.20, 0.10), Epoch(3, 0.15, 0.12)]
 
@@ -257,3 +259,59 @@ def test_saving_replaces_the_file_or_leaves_it(tmp_path):
 def test_the_suffix_decides_the_format(tmp_path):
     save_figure(draw_labels([0.0], [0.1]), tmp_path / "labels.svg")
     assert ElementTree.parse(tmp_path / "labels.svg").getroot().tag.endswith("svg")
+
+
+SPACE = {"batch_size": (32, 64), "learning_rate": (1e-4, 1e-2, "log"), "weight_decay": (1e-6, 1e-2, "log")}
+
+
+def make_trial(number, state="finished", rmse=None, **settings):
+    settings = {"batch_size": 64, "learning_rate": 1e-3, "weight_decay": 1e-4, **settings}
+    return Trial(number, state, settings, number == 1, rmse)
+
+
+TRIALS = [
+    make_trial(1, rmse=0.06, weight_decay=0.0),
+    make_trial(2, rmse=0.08, learning_rate=1e-4),
+    make_trial(3, "failed", learning_rate=1e-2),
+    make_trial(4, rmse=0.05, batch_size=32),
+    make_trial(5, "pruned", rmse=0.5),
+]
+
+
+def list_points(axes, marker):
+    return [tuple(point) for line in axes.lines if line.get_marker() == marker for point in line.get_xydata()]
+
+
+def test_trials_are_drawn_one_after_the_other_with_the_best_so_far():
+    history = draw_tuning(TRIALS, SPACE).axes[0]
+    kinds = ["finished", "defaults", "best", "pruned", "failed", "off the scale"]
+    assert list_texts(history) == [*kinds, "best so far"]
+    assert list_points(history, "*") == [(4, 0.05)] and list_points(history, "D") == [(1, 0.06)]
+    (best_so_far,) = (line for line in history.lines if line.get_drawstyle() == "steps-post")
+    assert best_so_far.get_xydata().tolist() == [[1, 0.06], [2, 0.06], [4, 0.05], [5, 0.05]]
+    ((number, above),) = list_points(history, "^")  # the pruned one, whose RMSE would press the others together
+    assert number == 5 and 0.08 < above < history.get_ylim()[1] < 0.2
+
+
+def test_settings_are_drawn_on_the_scale_that_they_are_searched_on_the_most_important_first():
+    panels = list_panels(draw_tuning(TRIALS, SPACE, {"learning_rate": 0.7, "batch_size": 0.2, "weight_decay": 0.1}))
+    assert [name for name in panels if name in SPACE] == ["learning_rate", "batch_size", "weight_decay"]
+    assert panels["learning_rate"].get_title("right") == "explains 70 %"
+    assert panels["learning_rate"].get_xscale() == "log" and list_points(panels["learning_rate"], "*") == [(1e-3, 0.05)]
+    assert [text.get_text() for text in panels["batch_size"].get_xticklabels()] == ["32", "64"]
+    ((place, _),) = list_points(panels["batch_size"], "*")
+    assert -0.5 < place < 0.5
+    ((place, _),) = list_points(panels["weight_decay"], "D")  # no weight decay at all is on no logarithmic scale
+    assert panels["weight_decay"].get_xlim()[0] < place < 1e-6
+    assert [text.get_text() for text in panels["weight_decay"].texts] == ["0"]
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_one_trial_or_many_make_a_picture(count, tmp_path):
+    models = {"model": ("nvidia", "comma")}
+    trials = [make_trial(1 + n, rmse=0.05 + 0.001 * n, model=("nvidia", "comma")[n % 2]) for n in range(count)]
+    figure = draw_tuning(trials, {**models, **SPACE})
+    assert "best: the defaults" in list_texts(figure.axes[0])
+    assert ("comma" in list_texts(figure.axes[0])) == (count > 1)
+    save_figure(figure, tmp_path / "tuning.png")
+    assert cv2.imread(str(tmp_path / "tuning.png")).shape[1] == 1440
