@@ -17,6 +17,7 @@ from robostig.backend import choose_contexts
 from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.config import TrainingConfig
 from robostig.driving_log import DrivingLog, Split
+from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
 from robostig.pilot import Pilot
@@ -25,7 +26,18 @@ from robostig.roads import TEST_ROADS, record_training_roads, training_tracks
 from robostig.simulation import Track, check_laps, parse_tracks
 from robostig.training import CHECKPOINT
 
-__all__ = ["CAVEAT", "COMPARISON", "REPORT", "Comparison", "check_models", "choose", "compare"]
+__all__ = [
+    "BLOCK_S",
+    "CAVEAT",
+    "COMPARISON",
+    "REPORT",
+    "Comparison",
+    "check_models",
+    "choose",
+    "choose_by_closeness",
+    "compare",
+    "find_quickest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +97,7 @@ class Comparison:
             "blind": None if self.blind is None else {"closed_loop": self.blind.summarize()},
             "data": {
                 "built_in": self.is_built_in,
-                "folder": self.log.source.resolve().parent.name,
+                "folder": self.log.folder.resolve().name,
                 "fingerprint": self.log.fingerprint(),
                 "rows": len(self.log),
                 "rows_left_out": len(self.log.skipped),
@@ -206,11 +218,12 @@ def choose(
         The choice, and the reason in words.
     """
     loops = {name: model.closed_loop for name, model in models.items() if model.closed_loop is not None}
+    open_loops = {name: model.open_loop for name, model in models.items()}
     if len(loops) < len(models):
-        return _choose_by_closeness(models, blocks)
+        return choose_by_closeness(open_loops, blocks)
     best = max(loop.scores["autonomy"] for loop in loops.values())
     if best < DRIVES:
-        choice, reason = _choose_by_closeness(models, blocks)
+        choice, reason = choose_by_closeness(open_loops, blocks)
         kilometers = next(iter(loops.values())).scores["distance_m"] / 1000.0
         return choice, (
             f"{reason} On the built-in track{'' if is_built_in else ', which may look unlike this recording'}, none "
@@ -255,7 +268,7 @@ def _choose_by_driving(
         alike = "all" if len(equal) == len(names) > 2 else "both" if len(equal) == len(names) else " and ".join(equal)
         nearest = f"{alike} need the same help, and it keeps closest to the middle of its lane"
         return best, f"{best} should drive: {nearest}. {evidence} {said}"
-    choice, times = _find_quickest(tied, latency)
+    choice, times = find_quickest(tied, latency)
     return choice, (
         f"{choice} should drive, though these roads do not tell {' and '.join(tied)} apart: {choice} answers quickest "
         f"({times} a frame). {evidence} {said}"
@@ -313,25 +326,39 @@ def _count(interventions: int) -> str:
     return "needed nobody" if not interventions else f"{interventions} intervention{'s'[: interventions > 1]}"
 
 
-def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray) -> Tuple[str, str]:
-    """Return the model whose steering is closest to the driver's, and the reason."""
+def choose_by_closeness(
+    models: Mapping[str, OpenLoop], blocks: np.ndarray, *, where: str = "held-out driving"
+) -> Tuple[str, str]:
+    """Choose the model whose steering is closest to the driver's; of several that are equally close, the quickest.
+
+    Parameters
+    ----------
+    models
+        All scored on the same frames.
+    blocks
+        (frames,) integers; frames with the same number are resampled together.
+    where
+        Which frames these are, in words.
+
+    Returns
+    -------
+    tuple of str
+        The choice, and the reason in words.
+    """
     names = list(models)
-    errors = [models[name].open_loop.predicted - models[name].open_loop.human for name in names]
-    resampled = resample_rmse(errors, blocks)
-    rmse = {name: models[name].open_loop.scores["rmse"] for name in names}
-    latency = {name: models[name].open_loop.latency_ms["p50"] for name in names}
+    resampled = resample_rmse([models[name].predicted - models[name].human for name in names], blocks)
+    rmse = {name: models[name].scores["rmse"] for name in names}
+    latency = {name: models[name].latency_ms["p50"] for name in names}
     ranked = sorted(names, key=rmse.__getitem__)
     best = ranked[0]
-    scores = models[best].open_loop.scores
+    scores = models[best].scores
     blind = min(scores["rmse_mean_baseline"], scores["rmse_zero_baseline"])
     against_blind = f"always steering straight, or by the mean, is {_in_degrees(blind)} off"
     warning = ""
     if scores["rmse"] >= blind:
         warning = " But none is better than that: record more driving before letting one drive."
     if len(names) == 1:
-        reason = (
-            f"{best} is the only model: {_in_degrees(rmse[best])} from the driver on held-out driving; {against_blind}."
-        )
+        reason = f"{best} is the only model: {_in_degrees(rmse[best])} from the driver on {where}; {against_blind}."
         return best, reason + warning
 
     column = resampled[:, names.index(best)]
@@ -340,19 +367,18 @@ def _choose_by_closeness(models: Mapping[str, TrainedModel], blocks: np.ndarray)
     found = " and ".join(f"{name} is {_in_degrees(rmse[name])}" for name in ranked)
     shares = ", ".join(f"{best} is closer than {name} in {share[name]:.0%}" for name in ranked[1:])
     evidence = (
-        f"On held-out driving, {found} from the driver (RMSE); {against_blind}. "
-        f"Of {len(resampled):,} resampled drives, {shares}"
+        f"On {where}, {found} from the driver (RMSE); {against_blind}. Of {len(resampled):,} resampled drives, {shares}"
     )
     if len(tied) == 1:
         return best, f"{best} should drive: it is the closest to the driver. {evidence}.{warning}"
-    choice, times = _find_quickest(tied, latency)
+    choice, times = find_quickest(tied, latency)
     return choice, (
         f"{choice} should drive, though this recording does not tell {' and '.join(tied)} apart: {choice} answers "
         f"quickest ({times} a frame). {evidence}, where {SURE:.0%} would be a difference.{warning}"
     )
 
 
-def _find_quickest(names: Sequence[str], latency_ms: Mapping[str, float]) -> Tuple[str, str]:
+def find_quickest(names: Sequence[str], latency_ms: Mapping[str, float]) -> Tuple[str, str]:
     """Return the quickest to answer, and everybody's time in words."""
     ranked = sorted(names, key=latency_ms.__getitem__)
     return ranked[0], " and ".join(f"{name} {latency_ms[name]:.1f} ms" for name in ranked)

@@ -11,11 +11,20 @@ import numpy as np
 from robostig.driving_log import encode_jpeg
 from robostig.preprocessing import check_frame
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "explain"]
 
 # A car waits for the answer, and a late one is of no use: no second try, and no long wait for the first.
 CONNECT_S, READ_S = 1.0, 1.0
 JPEG_QUALITY = 95
+
+_LOGGED_OUT = (
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+)
 
 
 class Endpoint:
@@ -25,6 +34,8 @@ class Endpoint:
     ----------
     name
         The endpoint's.
+    variant
+        Which of the endpoint's production variants to ask; SageMaker chooses by their weights if None.
     client
         What boto3 calls a client, for ``"sagemaker-runtime"``; if None, one with boto3's usual credentials and region.
 
@@ -36,8 +47,8 @@ class Endpoint:
         If boto3 knows no region.
     """
 
-    def __init__(self, name: str, *, client: Optional[Any] = None) -> None:
-        self.name = name
+    def __init__(self, name: str, *, variant: Optional[str] = None, client: Optional[Any] = None) -> None:
+        self.name, self.variant = name, variant
         try:
             import boto3
             from botocore.config import Config
@@ -51,7 +62,7 @@ class Endpoint:
         try:
             self._client = client or boto3.client("sagemaker-runtime", config=limits)
         except BotoCoreError as error:
-            raise ValueError(f"the endpoint {name} cannot be asked: {_explain(error)}") from error
+            raise ValueError(f"the endpoint {name} cannot be asked: {explain(error)}") from error
 
     def steer(self, frame: np.ndarray) -> float:
         """Return the steering for one camera frame.
@@ -74,23 +85,27 @@ class Endpoint:
             If it cannot be reached, or not in time; without credentials; if it fails.
         """
         check_frame(frame)
-        jpeg = encode_jpeg(frame, JPEG_QUALITY)
+        return self.ask(encode_jpeg(frame, JPEG_QUALITY))
+
+    def ask(self, picture: bytes) -> float:
+        """Return the steering for the bytes of a JPEG or PNG file; otherwise as :meth:`steer`."""
+        target = {} if self.variant is None else {"TargetVariant": self.variant}
+        kind = "image/png" if picture[:4] == b"\x89PNG" else "image/jpeg"
         try:
             answer = self._client.invoke_endpoint(
-                EndpointName=self.name, ContentType="image/jpeg", Accept="application/json", Body=jpeg
+                EndpointName=self.name, ContentType=kind, Accept="application/json", Body=picture, **target
             )
             body = answer["Body"].read()
         except self._client_error as error:
-            fault = error.response.get("Error", {})
-            code, message = fault.get("Code", ""), fault.get("Message") or str(error)
+            code, words = error.response.get("Error", {}).get("Code", ""), explain(error)
             if code == "ValidationError":
                 raise ValueError(
-                    f"there is no endpoint {self.name} to ask: {message} Deployed ones and their names are in "
+                    f"there is no endpoint {self.name} to ask: {words} Deployed ones and their names are in "
                     "SageMaker's console, under Inference, of the region that AWS_DEFAULT_REGION names"
                 ) from error
-            raise OSError(f"the endpoint {self.name} failed ({code}): {message}") from error
+            raise OSError(f"the endpoint {self.name} failed ({code}): {words}") from error
         except self._any_error as error:  # no credentials, no connection, no answer in time
-            raise OSError(f"the endpoint {self.name} cannot be asked: {_explain(error)}") from error
+            raise OSError(f"the endpoint {self.name} cannot be asked: {explain(error)}") from error
         return self._read(body)
 
     def _read(self, body: bytes) -> float:
@@ -112,13 +127,21 @@ class Endpoint:
         return min(1.0, max(-1.0, steering))
 
 
-def _explain(error: Exception) -> str:
-    """Return boto3's words, and what to do."""
-    kind = type(error).__name__
-    if "Credential" in kind:
-        advice = "log in with aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+def explain(error: Exception) -> str:
+    """Return AWS's or boto3's words for what went wrong, in one line, and what to do."""
+    kind, response = type(error).__name__, getattr(error, "response", None)
+    fault = response.get("Error", {}) if isinstance(response, dict) else {}
+    code, words = fault.get("Code", ""), " ".join((fault.get("Message") or str(error)).split())
+    if "Credential" in kind or "Token" in kind or code in _LOGGED_OUT:
+        advice = "log in with aws configure (or aws sso login), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    elif code.startswith(("AccessDenied", "Unauthorized")):
+        advice = "ask your administrator for that permission, or log in as somebody who has it (AWS_PROFILE)"
+    elif code == "ResourceLimitExceeded":
+        advice = "take another instance type, or ask for more under Service Quotas in the AWS console"
     elif kind == "NoRegionError":
         advice = "set AWS_DEFAULT_REGION to the endpoint's region"
-    else:
+    elif response is None:
         advice = "look at the network, and at the endpoint's state"
-    return f"{str(error).rstrip('.')}; {advice}"
+    else:
+        return words
+    return f"{words.rstrip('.')}; {advice}"

@@ -617,7 +617,7 @@ def _describe_data(comparison: Comparison) -> Dict[str, Any]:
     log, split = comparison.log, comparison.split
     folder = _name_folder(comparison)
 
-    here = re.compile(rf"(?<![\w./-]){re.escape(str(log.source.parent))}(?![\w.-])")
+    here = re.compile(rf"(?<![\w./-]){re.escape(str(log.folder))}(?![\w.-])")
 
     def shorten(text: str) -> str:
         return here.sub(lambda _: folder, text)
@@ -663,7 +663,7 @@ def _rebuild_command(comparison: Comparison) -> str:
 
 
 def _name_folder(comparison: Comparison) -> str:
-    return comparison.log.source.resolve().parent.name
+    return comparison.log.folder.resolve().name
 
 
 def _show(value: Any, show: Callable[[Any], str]) -> str:

@@ -22,21 +22,7 @@ from robostig.serving import RequestError, model_fn, transform_fn
 
 nn = mx.gluon.nn
 
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch, tmp_path):
-    """Dummy credentials, and none of the machine's."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "a"),
-        ("AWS_SECRET_ACCESS_KEY", "b"),
-        ("AWS_DEFAULT_REGION", "eu-west-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-        ("AWS_CONFIG_FILE", str(tmp_path / "none")),
-        ("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none")),
-    ):
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("dummy_aws")
 
 
 @pytest.fixture(scope="module")

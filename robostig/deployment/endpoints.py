@@ -1,0 +1,422 @@
+"""Serving on SageMaker: endpoints and production variants, created, shifted and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import tarfile
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
+
+from robostig.artifact import pack
+from robostig.deployment.account import (
+    FRAMEWORK_VERSION,
+    PY_VERSION,
+    SCRIPT,
+    DeploymentError,
+    check_account,
+    import_sagemaker,
+    in_one_line,
+    look_up,
+    open_session,
+)
+
+if TYPE_CHECKING:
+    from sagemaker.base_predictor import Predictor
+    from sagemaker.mxnet.estimator import MXNet
+
+__all__ = ["delete", "deploy", "deploy_variants", "shift_traffic"]
+
+logger = logging.getLogger(__name__)
+
+POLL_S, PATIENCE_S = 15, 3600  # between two looks at an endpoint in the making, and for all of them
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
+_LONGEST_NAME = 54  # SageMaker takes 63 characters, and a model's name is its endpoint's and nine more
+
+Model = Union[str, Path, "MXNet"]
+
+
+def deploy(models: Mapping[str, Model], *, prefix: str = "robostig", **options: Any) -> Dict[str, Predictor]:
+    """Serve each model from an endpoint of its own, named ``prefix`` and the model's name: ``robostig-comma``.
+
+    A model's code is that in its ``model.tar.gz``; it is served as it was trained, and not packed anew.
+
+    Parameters
+    ----------
+    models
+        A name for each, and the model: an estimator that has trained, a ``model.tar.gz`` on S3 that training wrote, or
+        the folder of an artifact, which is packed and uploaded to the session's default bucket.
+    prefix
+        Of the endpoints' names.
+    role, instance_type, instance_count, image_uri, wait, sagemaker_session, model_options
+        As for :func:`deploy_variants`; the instances are each endpoint's.
+
+    Returns
+    -------
+    dict
+        Name to the SDK's predictor. ``robostig drive --endpoint robostig-comma`` lets one drive.
+
+    Raises
+    ------
+    ImportError, FileNotFoundError, ValueError, DeploymentError
+        As :func:`deploy_variants`. If not all endpoints could be created, the message names those that there are.
+    """
+    names = {name: f"{prefix}-{name}" for name in models}
+    return dict(zip(names, _deploy(models, {endpoint: {name: 1.0} for name, endpoint in names.items()}, **options)))
+
+
+def deploy_variants(
+    models: Mapping[str, Model],
+    *,
+    endpoint_name: str = "robostig",
+    weights: Optional[Mapping[str, float]] = None,
+    role: Optional[str] = None,
+    instance_type: str = "ml.c5.large",
+    instance_count: int = 1,
+    image_uri: Optional[str] = None,
+    wait: bool = True,
+    sagemaker_session: Optional[Any] = None,
+    model_options: Optional[Mapping[str, Any]] = None,
+) -> Predictor:
+    """Serve several models from one endpoint, as production variants that share the traffic.
+
+    Parameters
+    ----------
+    models
+        As for :func:`deploy`; their names are the variants'.
+    endpoint_name
+        Of the endpoint.
+    weights
+        Name to a share of the traffic, in any unit; all alike if None.
+    role
+        Name or ARN of the IAM role that the models run with; the estimators' own if None.
+    instance_type, instance_count
+        Of each variant.
+    image_uri
+        A container of your own, in place of Amazon's.
+    wait
+        Whether to return only when the endpoint answers, or has failed to.
+    sagemaker_session
+        The SDK's; a new one if None.
+    model_options
+        Handed to the SDK's ``MXNetModel``, such as ``env``, ``vpc_config`` and ``model_server_workers``.
+
+    Returns
+    -------
+    sagemaker.predictor.Predictor
+        Its ``predict(..., target_variant=name)`` asks one of them.
+
+    Raises
+    ------
+    ImportError
+        If SageMaker's SDK 2 is not installed.
+    FileNotFoundError, ValueError
+        If a folder holds no artifact, an estimator has not trained, a ``model.tar.gz`` has no code, a name is taken or
+        no name, weights are none, or the region is not set or has no image; nothing is created.
+    DeploymentError
+        If credentials or permissions are missing, or SageMaker fails.
+    """
+    shares = dict.fromkeys(models, 1.0) if weights is None else dict(weights)
+    if set(shares) != set(models):
+        raise ValueError(f"weights are of {', '.join(shares)}; give one for each of {', '.join(models)}")
+    _check_weights(shares)
+    return _deploy(
+        models,
+        {endpoint_name: shares},
+        role=role,
+        instance_type=instance_type,
+        instance_count=instance_count,
+        image_uri=image_uri,
+        wait=wait,
+        sagemaker_session=sagemaker_session,
+        model_options=model_options,
+    )[0]
+
+
+def shift_traffic(
+    endpoint_name: str, weights: Mapping[str, float], *, sagemaker_session: Optional[Any] = None
+) -> Dict[str, float]:
+    """Change how an endpoint's variants share the traffic, and wait until they do.
+
+    Parameters
+    ----------
+    endpoint_name
+        From :func:`deploy_variants`.
+    weights
+        Variant to its new weight, 0 for no traffic; a variant that is not named keeps its own.
+
+    Returns
+    -------
+    dict
+        Variant to the weight that it has now.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variant, a weight is negative, or nobody would get any traffic.
+    DeploymentError
+        If there is no such endpoint, or SageMaker fails.
+    """
+    with in_one_line(f"the traffic of {endpoint_name} could not be shifted"):
+        client = open_session(sagemaker_session).sagemaker_client
+        now = _read_weights(client, endpoint_name)
+        unknown = [name for name in weights if name not in now]
+        if unknown:
+            raise ValueError(f"{endpoint_name} has no variant {unknown[0]!r}; it has {', '.join(now)}")
+        _check_weights({**now, **weights})
+        client.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint_name,
+            DesiredWeightsAndCapacities=[
+                {"VariantName": name, "DesiredWeight": float(weight)} for name, weight in weights.items()
+            ],
+        )
+        _wait_for(client, endpoint_name)
+        now = _read_weights(client, endpoint_name)
+    logger.info("%s: %s", endpoint_name, ", ".join(f"{name} {weight:g}" for name, weight in now.items()))
+    return now
+
+
+def delete(endpoint_name: str, *, sagemaker_session: Optional[Any] = None) -> List[str]:
+    """Remove an endpoint, its configuration, and the models and uploads that were made for it here.
+
+    What is gone already is no error: call it again after one. Models that something else made are kept.
+
+    Parameters
+    ----------
+    endpoint_name
+        From :func:`deploy` or :func:`deploy_variants`.
+
+    Returns
+    -------
+    list of str
+        What was removed, in words; empty if there was nothing of that name, which is logged as a warning.
+
+    Raises
+    ------
+    DeploymentError
+        If something could not be removed; the message says what was.
+    """
+    removed: List[str] = []
+    with in_one_line(f"{endpoint_name} could not be removed"):
+        session = open_session(sagemaker_session)
+        client = session.sagemaker_client
+        described = look_up(client.describe_endpoint, EndpointName=endpoint_name) or {}
+        config_name = described.get("EndpointConfigName", endpoint_name)
+        config = look_up(client.describe_endpoint_config, EndpointConfigName=config_name) or {}
+        models = [
+            model["ModelName"]
+            for page in client.get_paginator("list_models").paginate(NameContains=endpoint_name)
+            for model in page["Models"]
+            if re.fullmatch(re.escape(endpoint_name) + "-[0-9a-f]{8}", model["ModelName"])
+        ]
+        # What is billed goes first.
+        todo: List[Tuple[str, Any, Dict[str, str]]] = [
+            (f"the endpoint {endpoint_name}", client.delete_endpoint, {"EndpointName": endpoint_name}),
+            (
+                f"the endpoint configuration {config_name}",
+                client.delete_endpoint_config,
+                {"EndpointConfigName": config_name},
+            ),
+        ]
+        for name in models:
+            todo.append((f"the model {name}", client.delete_model, {"ModelName": name}))
+            container = (look_up(client.describe_model, ModelName=name) or {}).get("PrimaryContainer", {})
+            bucket, _, key = container.get("ModelDataUrl", "").replace("s3://", "", 1).partition("/")
+            if key.endswith(f"{name}/model.tar.gz"):
+                s3 = session.boto_session.client("s3")
+                todo.append((f"s3://{bucket}/{key}", s3.delete_object, {"Bucket": bucket, "Key": key}))
+    for what, remove, arguments in todo:
+        with in_one_line(f"{what} could not be removed; removed so far: {', '.join(removed) or 'nothing'}"):
+            if look_up(remove, **arguments) is not None:
+                removed.append(what)
+    used = [each.get("ModelName") for each in config.get("ProductionVariants", [])]
+    kept = [name for name in used if name and name not in models]
+    if removed:
+        logger.info("removed %s%s", ", ".join(removed), f"; kept the models {', '.join(kept)}" if kept else "")
+    else:
+        logger.warning(
+            "there is nothing named %s in %s; `aws sagemaker list-endpoints` shows what there is",
+            endpoint_name,
+            session.boto_region_name,
+        )
+    return removed
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
+        shown = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+        raise ValueError(f"the weights are {shown or 'none'}; each is 0 or more, and one at least is more")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a SageMaker model is made of: the role's ARN, an image or None for Amazon's, and the data's place."""
+
+    role: str
+    image_uri: Optional[str]
+    data: Union[str, Path]  # on S3, or packed here and yet to be uploaded
+
+
+def _deploy(
+    models: Mapping[str, Model],
+    layout: Mapping[str, Mapping[str, float]],
+    *,
+    role: Optional[str] = None,
+    instance_type: str = "ml.c5.large",
+    instance_count: int = 1,
+    image_uri: Optional[str] = None,
+    wait: bool = True,
+    sagemaker_session: Optional[Any] = None,
+    model_options: Optional[Mapping[str, Any]] = None,
+) -> List[Predictor]:
+    """Create endpoints; the layout says which models, and with which weights, each has."""
+    if not models:
+        raise ValueError("name the models to deploy: {'comma': 's3://bucket/job/output/model.tar.gz', ...}")
+    for name in (*layout, *models):
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+            raise ValueError(f"{name!r} is no name: letters, digits and hyphens, at most {_LONGEST_NAME}")
+    sagemaker = import_sagemaker()
+    with tempfile.TemporaryDirectory() as beside:
+        packed = {name: _pack(model, beside) for name, model in models.items() if _is_folder(model)}
+        sessions = [getattr(model, "sagemaker_session", None) for model in models.values()]
+        session = open_session(sagemaker_session or next(filter(None, sessions), None))
+        sources = {}
+        with in_one_line("nothing was created"):
+            for name, model in models.items():
+                image = image_uri or getattr(model, "image_uri", None)
+                arn = check_account(session, role or getattr(model, "role", None), "inference", instance_type, image)
+                sources[name] = _Source(arn, image, packed.get(name) or _find_model_data(session, name, model))
+            for endpoint in layout:
+                _check_is_free(session, endpoint)
+        try:
+            created = {
+                endpoint: [
+                    sagemaker.production_variant(
+                        _create_model(session, endpoint, sources[name], instance_type, model_options or {}),
+                        instance_type,
+                        instance_count,
+                        variant_name=name,
+                        initial_weight=weight,
+                    )
+                    for name, weight in weights.items()
+                ]
+                for endpoint, weights in layout.items()
+            }
+            for endpoint, variants in created.items():
+                with in_one_line(f"the endpoint {endpoint} could not be created"):
+                    session.endpoint_from_production_variants(endpoint, variants, wait=False)
+                logger.warning(
+                    "created the endpoint %s: %d x %s, billed for as long as it exists; remove it with %s",
+                    *(endpoint, instance_count * len(variants), instance_type, _say_delete(endpoint)),
+                )
+            for endpoint in created if wait else ():
+                with in_one_line(f"the endpoint {endpoint} is not in service"):
+                    _wait_for(session.sagemaker_client, endpoint)
+        except (OSError, ValueError) as error:
+            raise DeploymentError(
+                f"{str(error).rstrip('.')}. What was created before that is still there, and endpoints are billed; "
+                f"remove it with {', '.join(map(_say_delete, layout))}"
+            ) from error
+    return [sagemaker.mxnet.MXNetPredictor(endpoint, session) for endpoint in layout]
+
+
+def _say_delete(endpoint: str) -> str:
+    return f"robostig.deployment.delete({endpoint!r})"
+
+
+def _is_folder(model: Model) -> bool:
+    return isinstance(model, (str, Path)) and not str(model).startswith("s3://")
+
+
+def _pack(model: Any, beside: str) -> Path:
+    return pack(model, Path(tempfile.mkdtemp(dir=beside)) / "model.tar.gz")
+
+
+def _create_model(session: Any, endpoint: str, source: _Source, instance_type: str, options: Mapping[str, Any]) -> str:
+    """Create what SageMaker calls a model, for one variant of an endpoint, and return its name."""
+    name = f"{endpoint}-{uuid.uuid4().hex[:8]}"  # delete() knows what is its own by this form
+    with in_one_line(f"a model for the endpoint {endpoint} could not be created"):
+        data = source.data
+        if isinstance(data, Path):  # to a place of its own: another one may be in service
+            data = session.upload_data(str(data), key_prefix=name)
+            logger.info("uploaded %s", data)
+        settings = {
+            "role": source.role,
+            "image_uri": source.image_uri,
+            "framework_version": FRAMEWORK_VERSION,
+            "py_version": PY_VERSION,
+            "sagemaker_session": session,
+            **options,
+            # Its own code runs. Told by variables and not by an entry_point, the SDK does not pack it anew.
+            "env": {
+                **options.get("env", {}),
+                "SAGEMAKER_PROGRAM": SCRIPT,
+                "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            },
+        }
+        import_sagemaker().mxnet.MXNetModel(data, name=name, **settings).create(instance_type=instance_type)
+    return name
+
+
+def _check_is_free(session: Any, endpoint: str) -> None:
+    """Raise ValueError if there is an endpoint of that name, or what is left of one."""
+    client = session.sagemaker_client
+    if look_up(client.describe_endpoint, EndpointName=endpoint) or look_up(
+        client.describe_endpoint_config, EndpointConfigName=endpoint
+    ):
+        raise ValueError(
+            f"there is an endpoint {endpoint} already, or what is left of one; choose another name, or remove it with "
+            f"{_say_delete(endpoint)}"
+        )
+
+
+def _find_model_data(session: Any, name: str, model: Any) -> str:
+    """Return where a trained model is on S3, if its code is in it."""
+    if isinstance(model, str):
+        return _check_code(session, model)
+    job = model.latest_training_job
+    if job is None:
+        raise ValueError(f"the estimator of {name} has trained nothing yet: call its fit() first")
+    described = session.sagemaker_client.describe_training_job(TrainingJobName=job.name)
+    if described["TrainingJobStatus"] != "Completed":
+        raise ValueError(
+            f"the training job {job.name} of {name} is not completed, but {described['TrainingJobStatus']}"
+            f"{': ' + described['FailureReason'] if described.get('FailureReason') else ''}"
+        )
+    return _check_code(session, str(described["ModelArtifacts"]["S3ModelArtifacts"]))
+
+
+def _check_code(session: Any, uri: str) -> str:
+    """Return the place of a model.tar.gz, if there is code in it: without, an endpoint fails after a quarter hour."""
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    wanted = f"code/{SCRIPT}"
+    client = session.boto_session.client("s3", region_name=session.boto_region_name)
+    body = look_up(client.get_object, Bucket=bucket, Key=key)
+    if body is None:
+        raise ValueError(f"there is no {uri}; give the model.tar.gz that a training job wrote")
+    try:
+        with contextlib.closing(body["Body"]) as stream, tarfile.open(fileobj=stream, mode="r|gz") as archive:
+            if any(member.name.lstrip("./") == wanted for member in archive):
+                return uri
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{uri} is no tar.gz ({error}); give the model.tar.gz that a training job wrote") from error
+    raise ValueError(
+        f"{uri} has no {wanted}, so that no model server could run it: training by this version puts it there. Unpack "
+        "it, and deploy the folder"
+    )
+
+
+def _wait_for(client: Any, endpoint: str) -> None:
+    """Wait until an endpoint is in service; boto3's WaiterError if it fails."""
+    limits = {"Delay": POLL_S, "MaxAttempts": max(1, int(PATIENCE_S / POLL_S))}
+    client.get_waiter("endpoint_in_service").wait(EndpointName=endpoint, WaiterConfig=limits)
+
+
+def _read_weights(client: Any, endpoint: str) -> Dict[str, float]:
+    variants = client.describe_endpoint(EndpointName=endpoint)["ProductionVariants"]
+    return {variant["VariantName"]: float(variant.get("CurrentWeight", 0.0)) for variant in variants}
