@@ -20,6 +20,8 @@ def read_readme():
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
+SAGEMAKER = ["sagemaker>=2.150,<3"]  # version 3 has no MXNet estimator
+TUNE = ["optuna>=4", "scikit-learn"]  # the latter for the importances of settings
 TEST = ["boto3", "hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3"]
 
 EXTRAS = {
@@ -42,10 +44,11 @@ EXTRAS = {
         "nvidia-nccl-cu11>=2.14,<3",
         "nvidia-nvtx-cu11>=11.7,<12",
     ],
-    "sagemaker": ["sagemaker>=2.150,<3"],  # version 3 has no MXNet estimator
+    "sagemaker": SAGEMAKER,
+    "tune": TUNE,
     "test": TEST,
     "bench": ["torch==2.13.0"],  # a peer to measure against
-    "dev": ["mypy", "ruff>=0.9", *TEST],
+    "dev": ["moto[iam,s3,sagemaker,server,sts]>=5", "mypy", "ruff>=0.9", *SAGEMAKER, *TUNE, *TEST],
 }
 
 setup(
@@ -57,7 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["robostig", "robostig.*"]),
-    package_data={"robostig": ["py.typed", "*.html.j2", "**/*.html.j2", "driving/*.html"]},
+    package_data={"robostig": ["py.typed", "*.html.j2", "**/*.html.j2", "driving/*.html", "container/*.txt"]},
     zip_safe=False,
     # No lower bounds beyond the SageMaker images' versions: Python 3.8, numpy 1.19, gluoncv 0.8.
     install_requires=[

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
 import shlex
 import signal
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -23,11 +26,12 @@ from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH, check_laps, parse_tr
 
 if TYPE_CHECKING:
     from robostig.driving.simulator import SimulatedDrive
+    from robostig.tuning import Trial, Tuning
 
 __all__ = ["main"]
 
 
-TRAINING = ("train", "compare")  # the commands that can be resumed
+TRAINING = ("train", "tune", "compare")  # the commands that can be resumed
 EVALUATE_DEFAULTS = {"laps": 1.0, "direction": "forward", "speed": TOP_MPH, "delay": 0.0, "video": None}
 
 
@@ -111,17 +115,56 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_json(record, "what was recorded")
 
+    pack = add(
+        "pack",
+        _pack,
+        "pack a recorded drive into a few large files (RecordIO), which come quicker from S3 than many small ones",
+        "robostig pack recording --out packed --shard-mb 256",
+    )
+    pack.add_argument("recording", metavar="RECORDING", help="folder with driving_log.csv, or of such folders")
+    pack.add_argument("--out", metavar="DIR", required=True, help="folder to write; it must not be there yet")
+    pack.add_argument(
+        "--shard-mb", metavar="MB", type=float, default=256.0, help="megabytes that a file has at most; default 256"
+    )
+    _add_on_error(pack)
+    _add_json(pack, "what was packed")
+
     train = add(
         "train",
         _train,
         "train one model on a recorded drive and write its artifact",
         "robostig train --model comma --data recording --out out/comma --epochs 30",
     )
-    _add_data(train, "recorded drive: a folder with driving_log.csv, or with train_X.npy and the like")
+    _add_data(
+        train,
+        "recorded drive: a folder with driving_log.csv, of such folders, or packed; or with train_X.npy and the like",
+    )
     train.add_argument("--validation", metavar="DIR", help="drive to hold out; else stretches of the first are")
     train.add_argument("--out", metavar="DIR", help="where the artifact goes; default out/MODEL")
     _add_json(train, "the scores")
     TrainingConfig.add_arguments(train)
+
+    tune = add(
+        "tune",
+        _tune,
+        "try many settings on a recorded drive, and keep the best; settings that are given are not searched",
+        "robostig tune --data recording --trials 30 --models nvidia,comma --epochs 12 --out tuned",
+    )
+    _add_data(
+        tune,
+        "recorded drive: a folder with driving_log.csv, of such folders, or packed; or with train_X.npy and the like",
+    )
+    tune.add_argument("--validation", metavar="DIR", help="drive to hold out; else stretches of the first are")
+    tune.add_argument(
+        "--trials", metavar="N", type=int, default=20, help="in all, those of an earlier call among them; default 20"
+    )
+    tune.add_argument("--minutes", metavar="M", type=float, help="stop after the epoch that is running then")
+    tune.add_argument(
+        "--models", "--model", metavar="NAMES", help="names with commas between, to choose from; default nvidia"
+    )
+    tune.add_argument("--out", metavar="DIR", default="tuned", help="for the study and its result; default tuned")
+    _add_json(tune, "the result")
+    TrainingConfig.add_arguments(tune, leave_out=["model"])
 
     evaluate = add(
         "evaluate",
@@ -148,9 +191,7 @@ def _build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (default): the held-out stretches if the model was trained on this drive, else all",
     )
-    evaluate.add_argument(
-        "--on-error", choices=("raise", "skip"), default="raise", help="bad rows: stop, or leave them out"
-    )
+    _add_on_error(evaluate)
     _add_json(evaluate, "the scores")
 
     compare = add(
@@ -196,6 +237,28 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     drive.add_argument(
         "--port", type=int, default=4567, help="default 4567, where the simulator connects to; 0 is any free one"
+    )
+
+    serve = add(
+        "serve",
+        _serve,
+        "answer requests as SageMaker's endpoints do, with the packages of its inference image: one endpoint a model",
+        "robostig serve out/nvidia out/comma --port 8080",
+    )
+    serve.add_argument(
+        "artifacts",
+        metavar="ARTIFACT",
+        nargs="+",
+        help="folder of a trained model, or a model.tar.gz, whose code is run as SageMaker would run it",
+    )
+    serve.add_argument(
+        "--port", type=int, default=8080, help="of the first; the others take the next ones; 0: any; default 8080"
+    )
+    serve.add_argument("--workers", metavar="N", type=int, default=1, help="processes that answer, each; default 1")
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 127.0.0.1 (default): this machine alone, 0.0.0.0: every network that it is in",
     )
 
     simulate = add(
@@ -244,6 +307,12 @@ def _add_track(command: argparse.ArgumentParser, help: str, *, default: Optional
     )
 
 
+def _add_on_error(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="bad rows: stop, or leave them out"
+    )
+
+
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
@@ -286,6 +355,96 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"artifact  {trained.artifact}")
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    if arguments.trials < 1:
+        raise _UsageError(f"--trials is {arguments.trials}; it is how many there should be in all, at least 1")
+    if arguments.minutes is not None and not arguments.minutes > 0.0:
+        raise _UsageError(f"--minutes is {arguments.minutes:g}; it is more than 0")
+    config = _read_config(arguments)
+    from robostig.comparison import check_models
+
+    space = {name: options for name, options in config.tuning_ranges().items() if name not in arguments}
+    if arguments.models:
+        models = [name.strip() for name in arguments.models.split(",")]
+        _check_usage(lambda: check_models(models))
+        config = replace(config, model=models[0])
+        space = {"model": tuple(models), **space} if len(models) > 1 else space
+    from robostig.tuning import BEST, PICTURE, TUNING, tune
+
+    with _quiet("robostig.training", "robostig.pipeline"):  # a line a trial will do, and its bar shows the epochs
+        tuning = tune(
+            arguments.data,
+            arguments.out,
+            config,
+            trials=arguments.trials,
+            space=space,
+            minutes=arguments.minutes,
+            validation_folder=arguments.validation,
+        )
+    command = _make_train_command(tuning.best_config, arguments)
+    if arguments.json:
+        _print_json({**tuning.to_dict(), "train": command, "artifact": str(tuning.folder / BEST)})
+        return
+    _print_tuning(tuning)
+    print(
+        f"\ntrain so      {command}\non SageMaker  hyperparameters={json.dumps(tuning.hyperparameters)}\n\n"
+        f"artifact  {tuning.folder / BEST}\nnumbers   {tuning.folder / TUNING}\npicture   {tuning.folder / PICTURE}"
+    )
+
+
+def _make_train_command(config: TrainingConfig, arguments: argparse.Namespace) -> str:
+    """Return the command that trains with a configuration, which names what differs from the defaults."""
+    from robostig.tuning import list_changes
+
+    words = ["robostig", "train", "--data", arguments.data]
+    words += ["--validation", arguments.validation] if arguments.validation else []
+    for name, value in {"model": config.model, **list_changes(config)}.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return " ".join(map(shlex.quote, words))
+
+
+def _print_tuning(tuning: Tuning) -> None:
+    """Print what was searched, what is best, and by how much."""
+    from robostig.tuning import describe_range
+
+    best, default, importances = tuning.best, tuning.default, tuning.importances
+    rows = [["setting", "best", "default", "searched", "explains" if importances else ""]]
+    for name in sorted(tuning.space, key=lambda name: -importances.get(name, 0.0)):
+        share = f"{100.0 * importances[name]:.0f} %" if importances else ""
+        values = [str(values) for values in (best.settings[name], getattr(tuning.config, name))]
+        rows.append([name, *values, describe_range(tuning.space[name]), share])
+    _print_table(rows)
+    if best.is_default:
+        than = ", and is the defaults: nothing better was found"
+    elif default is None:
+        than = "; the defaults' trial did not finish"
+    else:
+        than = f"; the defaults have {_show_rmse(default)}"
+    states = ", ".join(f"{count} {state}" for state, count in tuning.count_states().items())
+    print(
+        f"\ntrial {best.number} is the best of {len(tuning.trials)} ({states}): RMSE {_show_rmse(best)} on the "
+        f"held-out rows{than}\nThese rows chose the settings, which flatters them; another seed would give others."
+    )
+
+
+def _show_rmse(trial: Trial) -> str:
+    assert trial.rmse is not None  # it is finished
+    return f"{trial.rmse:.5f} ({trial.rmse * DEGREES:.2f} degrees)"
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Let loggers say nothing but warnings for a while."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def _record(arguments: argparse.Namespace) -> None:
     from robostig.driving_log import read_driving_log
     from robostig.simulation import record
@@ -305,6 +464,27 @@ def _record(arguments: argparse.Namespace) -> None:
         _print_json({"folder": str(folder), "rows": len(log), "minutes": minutes, "tracks": list(map(str, tracks))})
         return
     print(f"{log.describe()}\ntrain on it: robostig train --data {shlex.quote(str(folder))}")
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    if not arguments.shard_mb > 0.0:
+        raise _UsageError(f"--shard-mb is {arguments.shard_mb:g}; a file has more than 0 megabytes")
+    from robostig.driving_log import pack_driving_log, read_driving_log
+
+    log = read_driving_log(arguments.recording, on_error=arguments.on_error)
+    logging.info(log.describe())
+    files = pack_driving_log(log, arguments.out, shard_mb=arguments.shard_mb)
+    pictures = len(log) * len(log.pictures)
+    if arguments.json:
+        _print_json(
+            {"folder": arguments.out, "rows": len(log), "rows_left_out": len(log.skipped), "pictures": pictures,
+             "drives": len(log.drives), "cameras": list(log.pictures), "files": files}
+        )  # fmt: skip
+        return
+    print(
+        f"{len(log):,} rows and {pictures:,} pictures are in {files:,} files in {arguments.out}; {len(log.skipped):,} "
+        f"rows left out\ntrain on it: robostig train --data {shlex.quote(arguments.out)}"
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -501,6 +681,41 @@ def _drive(arguments: argparse.Namespace) -> None:
 
     serve(server, arguments.host, arguments.port, announce=announce)
     print(server.summarize())
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from robostig.container import Server, check_port, find_environment, open_model
+
+    if arguments.workers < 1:
+        raise _UsageError(f"--workers is {arguments.workers}; one or more processes have to answer")
+    with contextlib.ExitStack() as stack:
+        # Whatever can be wrong shows before anything starts.
+        models = [stack.enter_context(open_model(artifact)) for artifact in arguments.artifacts]
+        ports = [arguments.port and arguments.port + number for number in range(len(models))]
+        for port in ports:
+            _check_usage(functools.partial(check_port, port, arguments.host))
+        environment = find_environment("serving")
+        for note in environment.notes:
+            logging.warning(note)
+        servers = []
+        for name, model, port in zip(arguments.artifacts, models, ports):
+            logging.info("starting %s", name)
+            server = Server(
+                model.folder, port=port, workers=arguments.workers, host=arguments.host, environment=environment
+            )
+            servers.append(stack.enter_context(server))
+        for name, model, server in zip(arguments.artifacts, models, servers):
+            print(
+                f"{model.model}  {server.url}  ({name})\n  {environment.description}\n  try it: "
+                f"curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' {server.url}\n"
+            )
+        sys.stdout.flush()
+        logging.info("ready; Ctrl-C ends %s", "it" if len(servers) == 1 else "them")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(0.5)
+                for server in servers:
+                    server.check()
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -196,7 +196,8 @@ def _read_picture(body: Union[str, bytes]) -> np.ndarray:
         if not whole:
             raise ValueError(f"{len(data):,} bytes that do not begin and end as a whole JPEG or PNG does")
         check_picture_size(data)
-        return mx.image.imdecode(data, to_rgb=True).asnumpy()
+        packed = mx.nd.from_numpy(np.frombuffer(data, np.uint8))  # as it is; imdecode itself would copy it slowly
+        return mx.image.imdecode(packed, to_rgb=True).asnumpy()
     except (ValueError, mx.MXNetError) as error:
         raise RequestError(f"the body is no picture that can be decoded ({str(error).splitlines()[0]})") from error
 

@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 import os
+import socket
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Any, Callable, List
 
 import cv2
 import numpy as np
 import pytest
 
+from robostig.frame_cache import default_cache_folder
+
+if TYPE_CHECKING:
+    from robostig.container import Environment
+
 ROOT = Path(__file__).resolve().parents[1]
+CONTAINERS = default_cache_folder() / "containers"
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Give the tests time that may have to build an environment first, or to wait for another worker that does."""
+    for item in items:
+        if {"training_environment", "serving_environment"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep decoded frames out of the user's cache; all tests of a worker share one."""
-    monkeypatch.setenv("ROBOSTIG_CACHE", str(tmp_path_factory.getbasetemp() / "frames"))
+    """Keep decoded frames out of the user's cache; all tests of a worker share one, however full the disk is.
+
+    The containers' environments stay in the user's: they take minutes to build, and never change.
+    """
+    folder = tmp_path_factory.getbasetemp() / "frames"
+    monkeypatch.setenv("ROBOSTIG_CACHE", str(folder))
+    monkeypatch.setattr("robostig.frame_cache.FREE_DISK_GB", 0.0)
+    if not folder.is_dir():
+        folder.mkdir()
+        CONTAINERS.mkdir(parents=True, exist_ok=True)
+        (folder / CONTAINERS.name).symlink_to(CONTAINERS)
+
+
+@pytest.fixture(scope="session")
+def training_environment() -> Environment:
+    """Return the Python environment of SageMaker's training image, built once and kept in the user's cache."""
+    return _find_environment("training")
+
+
+@pytest.fixture(scope="session")
+def serving_environment() -> Environment:
+    """Return the Python environment of SageMaker's inference image, built once and kept in the user's cache."""
+    return _find_environment("serving")
+
+
+def _find_environment(kind: str) -> Environment:
+    from robostig.container import NotAvailableError, find_environment
+
+    try:
+        return find_environment(kind)
+    except NotAvailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +88,42 @@ def draw_road(steering: float, *, offset: float = 0.0, height: int = 160, width:
         frame[row, max(0, left - 2) : left + 2] = (230, 230, 230)
         frame[row, max(0, right - 2) : right + 2] = (230, 230, 230)
     return frame
+
+
+@pytest.fixture
+def dummy_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Log in to AWS with nobody's credentials, and none of the machine's; only this machine can be reached."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_DEFAULT_REGION", "eu-west-1"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_CONFIG_FILE", str(tmp_path / "none")),
+        ("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none")),
+    ):
+        monkeypatch.setenv(name, value)
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host not in (None, "localhost", "127.0.0.1", "::1"):
+            raise socket.gaierror(f"the tests do not go to {host}")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+
+
+def find_ports() -> int:
+    """Find two free ports beside each other, and return the first."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = int(first.getsockname()[1])
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 @pytest.fixture

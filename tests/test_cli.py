@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ import pytest
 import robostig
 from robostig.artifact import save_artifact
 from robostig.backend import mx
-from robostig.cli import main
+from robostig.cli import _build_parser, main
+from robostig.config import TrainingConfig
 from robostig.models import list_models
 from robostig.preprocessing import InputSpec
 
@@ -132,12 +134,49 @@ def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording
     assert "should drive" in out and str(Path("both/report.html")) in out
 
 
+def test_settings_are_tuned_and_the_printed_command_trains_with_the_best(zoo, run, make_recording):
+    pytest.importorskip("optuna")
+    data = make_recording(60, size=(32, 64))
+    words = ["--data", data, "--models", "tiny2, tiny1", *QUICK, "--weight-decay", "1e-5", "--optimizer", "adam"]
+    status, out, err = run("tune", *words, "--trials", "3", "--json")
+    told = parse(out)
+    assert status == 0 and told["artifact"] == str(Path("tuned/best")), err
+    assert len(told["trials"]) == 3 and "weight_decay" not in told["space"]
+    written = parse(Path("tuned/tuning.json").read_text())
+    assert written == {name: told[name] for name in written} and told["hyperparameters"]["weight_decay"] == 1e-5
+    assert set(told) - set(written) == {"train", "artifact"} and "device" not in told["hyperparameters"]
+
+    _, *command = shlex.split(told["train"])
+    config = TrainingConfig.from_arguments(_build_parser().parse_args(command))
+    assert config == TrainingConfig.from_dict({**told["config"], **told["best"]["settings"]})
+    rmse = parse(run(*command, "--json")[1])["open_loop"]["rmse"]
+    assert rmse == pytest.approx(told["best"]["rmse"], abs=1e-6)
+    assert parse(run("evaluate", "tuned/best", "--data", data, "--json")[1])["open_loop"]["rmse"] == rmse
+
+    status, out, _ = run("tune", *words, "--trials", "2")
+    assert status == 0 and f"trial {told['best']['number']} is the best of 3 (3 finished, 0 pruned, 0 failed)" in out
+    assert told["train"] in out and json.dumps(told["hyperparameters"]) in out
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["setting", "model", "learning_rate"]
+    assert_one_line(run("tune", *words, "--balance", "0"), 1, "study of something else (balance was 0 to 1, is 0.0)")
+
+
+def test_tuning_without_optuna_says_what_to_install(run, make_recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "robostig.tuning", raising=False)
+    outcome = run("tune", "--data", make_recording(2, size=(16, 32)), "--trials", "1")
+    assert_one_line(outcome, 1, 'optuna is needed for tuning, and not installed: pip install "robostig[tune]"')
+
+
 WRONG: List[Tuple[List[str], int, str]] = [
     (["train", "--data", "data", "--model", "nvidea"], 2, "did you mean 'nvidia'"),
     (["train", "--data", "data", "--epochs", "0"], 2, "epochs is 0; it takes 1 to"),
     (["train", "--data", "data", "--epochs", "x"], 2, "epochs is 'x'; it takes a whole number"),
     (["compare", "--data", "data", "--models", "nvidia,com"], 2, "did you mean 'comma'"),
     (["compare", "--data", "data", "--models", "nvidia,nvidia"], 2, "name each model once"),
+    (["tune", "--data", "data", "--trials", "0"], 2, "--trials is 0; it is how many there should be in all"),
+    (["tune", "--data", "data", "--minutes", "nan"], 2, "--minutes is nan; it is more than 0"),
+    (["tune", "--data", "data", "--model", "nvidea"], 2, "did you mean 'nvidia'"),
+    (["tune", "--data", "data", "--learning-rate", "5"], 2, "learning_rate is 5.0; it takes 1e-07 to 1"),
     (["train", "--data", "nowhere"], 1, "there is no nowhere"),
     (["compare", "--data", "data"], 1, "driving_log.csv"),
     (["train", "--data", "data", "--device", "gpu:99"], 1, "driving_log.csv"),
@@ -231,13 +270,40 @@ def test_a_constant_is_scored_on_a_recording_and_on_a_road_at_once(run, make_rec
     assert told["open_loop"]["rmse"] == told["open_loop"]["rmse_zero_baseline"] and "closed_loop" in told
 
 
+def test_a_recording_is_packed_and_trained_on(zoo, run, make_recording):
+    recording = make_recording(40, size=(16, 32))
+    status, out, _ = run("pack", recording, "--out", "packed", "--shard-mb", "0.02")
+    assert status == 0 and out.startswith("40 rows and 120 pictures are in ") and "0 rows left out" in out
+    assert out.splitlines()[1] == "train on it: robostig train --data packed"
+    words = ["--model", "tiny1", *QUICK, "--json"]
+    scores = [parse(run("train", "--data", data, *words)[1])["open_loop"] for data in (recording, "packed")]
+    assert scores[0] == scores[1]
+    status, _, err = run("pack", recording, "--out", "packed")
+    assert status == 1 and "packed is there already" in err
+    status, _, err = run("pack", recording, "--out", "other", "--shard-mb", "0")
+    assert status == 2 and "--shard-mb is 0" in err and not Path("other").exists()
+
+
+def test_bad_rows_are_left_out_of_what_is_packed_and_counted(run, make_recording):
+    recording = make_recording(10, size=(16, 32))
+    with open(recording / "driving_log.csv", "a") as file:
+        file.write("nowhere.jpg,,,0.1\n")
+    status, _, err = run("pack", recording, "--out", "packed")
+    assert status == 1 and "row 11" in err and not Path("packed").exists()
+    told = parse(run("pack", recording, "--out", "packed", "--on-error", "skip", "--json")[1])
+    assert told == {
+        "folder": "packed", "rows": 10, "rows_left_out": 1, "pictures": 30, "drives": 1,
+        "cameras": ["center", "left", "right"], "files": 4,
+    }  # fmt: skip
+
+
 def test_an_interruption_says_how_to_go_on(run, monkeypatch):
     monkeypatch.setattr("robostig.models.list_models", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     status, _, err = run("models")
     assert status == 130 and "interrupted" in err
 
 
-COMMANDS = ("models", "record", "train", "evaluate", "compare", "drive", "simulate")
+COMMANDS = ("models", "record", "pack", "train", "tune", "evaluate", "compare", "drive", "simulate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,14 +12,14 @@ import robostig
 
 PACKAGE = Path(robostig.__file__).parent
 FLOORS = (
-    ("_compat", "_files"),
+    ("_compat", "_files", "packed_log"),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
     ("backend", "frame_cache", "augmentation", "figures", "simulation"),
-    ("artifact", "models", "data"),
+    ("artifact", "models", "data", "workers", "channel"),
     ("pilot", "endpoint"),
     ("training", "evaluation", "closed_loop", "roads"),
     ("pipeline", "video"),
-    ("comparison", "serving", "driving"),
+    ("comparison", "serving", "driving", "container", "tuning"),
     ("report", "entry_point", "deployment"),
     ("cli",),
 )

@@ -34,8 +34,9 @@ def test_mxnet_comes_with_an_extra_only(metadata):
 
 
 def test_the_extras(metadata):
-    assert set(metadata["extras_require"]) == {"cpu", "gpu", "sagemaker", "test", "bench", "dev"}
-    assert set(metadata["extras_require"]["test"]) <= set(metadata["extras_require"]["dev"])
+    assert set(metadata["extras_require"]) == {"cpu", "gpu", "sagemaker", "tune", "test", "bench", "dev"}
+    for part in ("sagemaker", "tune", "test"):
+        assert set(metadata["extras_require"][part]) <= set(metadata["extras_require"]["dev"])
 
 
 def test_the_gpu_extra_brings_every_library_that_is_loaded(metadata):
