@@ -1,0 +1,194 @@
+"""The customer's call, from ``MXNet(...)`` to an answer from the endpoint, by the code that Amazon's images run.
+
+SageMaker's own SDK packs and uploads, its training toolkit trains from what was uploaded, its SDK deploys, and its
+model server answers. Only S3 and the control plane are moto's. With ``-s``, it tells what it ran.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+sagemaker = pytest.importorskip("sagemaker", reason="SageMaker's SDK is in the default environment")
+pytest.importorskip("moto", reason="moto is in the default environment")
+
+from amazon import ACCOUNT, Amazon  # noqa: E402
+from sagemaker.deserializers import JSONDeserializer, NumpyDeserializer  # noqa: E402
+from sagemaker.mxnet import MXNet, MXNetModel  # noqa: E402
+from sagemaker.predictor import Predictor  # noqa: E402
+from sagemaker.serializers import IdentitySerializer, JSONSerializer, NumpySerializer  # noqa: E402
+
+from robostig.driving_log import DrivingLogWriter, read_driving_log, read_picture  # noqa: E402
+from robostig.pilot import Pilot  # noqa: E402
+from robostig.preprocessing import preprocess  # noqa: E402
+
+ROWS = 200
+HYPERPARAMETERS = {"epochs": 1, "batch-size": 32, "learning_rate": 1e-3, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def amazon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amazon]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in ACCOUNT.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)  # the call's paths are those of a checkout
+        with Amazon(tmp_path_factory.mktemp("amazon")) as account:
+            yield account
+
+
+@pytest.fixture(scope="module")
+def recording(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the beginning of the real recording."""
+    log = read_driving_log(lake)
+    folder = tmp_path_factory.mktemp("recording")
+    with DrivingLogWriter(folder) as writer:
+        for row in range(ROWS):
+            writer.write(
+                {camera: Path(pictures[row]).read_bytes() for camera, pictures in log.pictures.items()},
+                steering=log.steering[row],
+                throttle=log.throttle[row],
+                brake=log.brake[row],
+                speed_mph=log.speed_mph[row],
+                time_s=log.time_s[row],
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(amazon: Amazon) -> Any:
+    return sagemaker.Session(sagemaker_runtime_client=amazon.runtime())
+
+
+@pytest.fixture(scope="module")
+def channel(session: Any, recording: Path) -> str:
+    return str(session.upload_data(str(recording), key_prefix="recording"))
+
+
+def call_as_the_customer(model: str, **more: Any) -> MXNet:
+    return MXNet(
+        entry_point="robostig/entry_point.py",
+        dependencies=["robostig"],
+        framework_version="1.9.0",
+        py_version="py38",
+        hyperparameters={"model": model, **HYPERPARAMETERS},
+        instance_type="ml.c5.xlarge",
+        instance_count=1,
+        **more,
+    )
+
+
+def call_with_a_source_folder(model: str, **more: Any) -> MXNet:
+    return MXNet(
+        entry_point="entry_point.py",
+        source_dir="robostig",
+        framework_version="1.9.0",
+        py_version="py38",
+        hyperparameters={"model": model, **HYPERPARAMETERS},
+        instance_type="ml.c5.xlarge",
+        instance_count=1,
+        **more,
+    )
+
+
+def deploy_estimator(estimator: MXNet, **more: Any) -> Predictor:
+    return estimator.deploy(1, "ml.c5.large", wait=False, **more)
+
+
+def deploy_model(estimator: MXNet, **more: Any) -> Predictor:
+    """Deploy from the archive alone, as somebody else would, weeks later."""
+    model = MXNetModel(
+        model_data=estimator.model_data,
+        entry_point="robostig/entry_point.py",
+        dependencies=["robostig"],
+        framework_version="1.9.0",
+        py_version="py38",
+        role=estimator.role,
+        sagemaker_session=estimator.sagemaker_session,
+    )
+    return model.deploy(1, "ml.c5.large", wait=False, **more)
+
+
+WAYS = {
+    "nvidia": (call_as_the_customer, deploy_estimator),
+    "comma": (call_as_the_customer, deploy_model),
+    "nvidia, source_dir": (call_with_a_source_folder, deploy_estimator),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_customers_call(way, amazon, session, channel, recording, training_environment, serving_environment):
+    call, deploy = WAYS[way]
+    name = way.split(",")[0]
+    print(f"\n== {way}\ntraining: {training_environment.description}\nserving: {serving_environment.description}")
+    estimator = call(name, role=amazon.role, sagemaker_session=session)
+    estimator.fit({"training": channel}, wait=False)
+    job = estimator.latest_training_job.name
+    done, base = amazon.run_job(job, training_environment)
+    print(done.stdout)
+    assert done.returncode == 0
+    assert "Reporting training SUCCESS" in done.stdout
+    listing = amazon.list_archive(estimator.model_data)
+    print(estimator.model_data, *listing, sep="\n  ")
+    assert {"model-symbol.json", "model-0000.params", "robostig.json", "code/entry_point.py"} <= set(listing)
+    assert json.loads((base / "model/robostig.json").read_text())["model"] == name
+
+    predictor = deploy(estimator, endpoint_name=job)
+    with amazon.run_endpoint(job, serving_environment):
+        log = read_driving_log(recording)
+        frames = [read_picture(path) for path in log.pictures["center"][:3]]
+        jpegs = [Path(path).read_bytes() for path in log.pictures["center"][:3]]
+        pilot = Pilot.load(base / "model")
+        pixels = np.stack([preprocess(frame, pilot.spec) for frame in frames])
+        expected = [pilot.steer(frame) for frame in frames]
+
+        def ask(body: Any, serializer: Any) -> List[float]:
+            answer = Predictor(job, session, serializer, JSONDeserializer()).predict(body)
+            print(f"{getattr(serializer, 'content_type', '')}: {answer}")
+            return answer
+
+        # As the earlier pipeline's client asks: JSON of preprocessed pixels, by the SDK's own predictor.
+        assert predictor.predict(pixels[:1].tolist()) == pytest.approx(expected[:1], abs=1e-4)
+        assert ask(np.stack(frames).tolist(), JSONSerializer()) == pytest.approx(expected, abs=1e-4)
+        assert ask(np.stack(frames), NumpySerializer()) == pytest.approx(expected, abs=1e-4)
+        assert ask(pixels.transpose(0, 3, 1, 2), NumpySerializer()) == pytest.approx(expected, abs=1e-4)
+        for jpeg, steering in zip(jpegs, expected):
+            assert ask(jpeg, IdentitySerializer("image/jpeg")) == pytest.approx([steering], abs=1e-3)
+        array = Predictor(job, session, NumpySerializer(), NumpyDeserializer()).predict(np.stack(frames))
+        assert array.dtype == np.float32 and array.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+BAD_JOBS = {
+    "an unknown model": ({"model": "alexnet"}, "no model is named 'alexnet'"),
+    "a hyperparameter out of range": ({"learning_rate": 30}, "learning_rate is 30.0; it takes"),
+    "a flag without a value": ({"learning_rate": "-1e-3"}, "learning_rate"),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", [*BAD_JOBS, "a channel without a log"])
+def test_a_mistake_is_the_jobs_failure_reason_in_one_line(
+    fault, amazon, session, channel, training_environment, tmp_path
+):
+    changes, message = BAD_JOBS.get(fault, ({}, "driving_log.csv"))
+    if fault not in BAD_JOBS:
+        note = tmp_path / "readme.txt"
+        note.write_text("no log here\n")
+        channel = session.upload_data(str(note), key_prefix=f"{tmp_path.name}/notes").rpartition("/")[0]
+    estimator = call_as_the_customer("nvidia", role=amazon.role, sagemaker_session=session)
+    estimator.set_hyperparameters(**changes)
+    estimator.fit({"training": channel}, wait=False)
+    done, base = amazon.run_job(estimator.latest_training_job.name, training_environment)
+    reason = (base / "output/failure").read_text()
+    print(reason)
+    assert done.returncode != 0
+    assert message in reason and reason.count("\n") == 1 and reason.endswith("\n")
+    assert not (base / "model/robostig.json").exists()
