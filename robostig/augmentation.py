@@ -16,7 +16,7 @@ stands further left; but such a car sees the near road further right and the hor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Tuple
 
 import cv2
@@ -73,6 +73,30 @@ class Draw:
         """Return the (n,) float32 steering, clipped to -1..1, that belongs to the changed frames."""
         mirrored = np.where(self.flip, -steering, steering)
         return np.clip(mirrored + self.shift * self.correction, -1.0, 1.0).astype(np.float32)
+
+    def cut(self, start: int, stop: int) -> Tuple[np.ndarray, Draw]:
+        """Cut a part out of a batch.
+
+        Parameters
+        ----------
+        start, stop
+            Which frames are wanted.
+
+        Returns
+        -------
+        tuple
+            The numbers of the frames that this takes, those wanted first and then those that give them scenery or
+            bonnet, and the draw for these.
+        """
+        wanted = np.arange(start, stop)
+        givers = np.setdiff1d([self.scenery[wanted], self.bonnet[wanted]], wanted)
+        numbers = np.concatenate([wanted, givers])
+        places = np.zeros(len(self.flip), np.int64)
+        places[numbers] = np.arange(len(numbers))
+        changes = {each.name: getattr(self, each.name)[numbers] for each in fields(self) if each.name != "correction"}
+        for name in ("scenery", "bonnet"):
+            changes[name] = np.where(np.isin(numbers, wanted), places[changes[name]], np.arange(len(numbers)))
+        return numbers, replace(self, **changes)
 
 
 @dataclass(frozen=True)

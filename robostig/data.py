@@ -151,6 +151,9 @@ class TrainingLoader:
         ``augmentation.correction``, as a shift to there is.
     seed
         Of the loader's own generator.
+    part
+        Which part of every batch is made here, as rank and count: (0, 1), the default, is all of it. The parts of all
+        ranks are, byte for byte, the whole batch.
 
     Raises
     ------
@@ -167,9 +170,14 @@ class TrainingLoader:
         balance: float = 0.25,
         side_cameras: float = 0.67,
         seed: int = 0,
+        part: Tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1 or not 0.0 <= side_cameras <= 1.0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, and side_cameras={side_cameras} within 0..1")
+        rank, count = part
+        if not 0 <= rank < count <= batch_size:
+            raise ValueError(f"part={part} of a batch of {batch_size}: rank must be less than count, and none is empty")
+        self._cut = (batch_size * rank // count, batch_size * (rank + 1) // count)
         self.dataset = dataset
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
@@ -191,7 +199,7 @@ class TrainingLoader:
         return -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch; the next ones are prepared while one is used."""
+        """Yield the batches of an epoch, or this part of each; the next ones are prepared while one is used."""
         rows = self._draw_rows(number)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
             ahead: Deque[Future[Batch]] = deque()
@@ -203,7 +211,7 @@ class TrainingLoader:
                 yield ahead.popleft().result()
 
     def labels(self, number: int) -> np.ndarray:
-        """Return the steering of an epoch's batches, (n,) float32, without reading a frame: what is really learned."""
+        """Return the steering of an epoch's whole batches, (n,) float32, without reading a frame: what is learned."""
         rows = self._draw_rows(number)
         batches = []
         for position in range(len(self)):
@@ -229,8 +237,11 @@ class TrainingLoader:
 
     def _make_batch(self, epoch: int, position: int, rows: np.ndarray) -> Batch:
         steering, cameras, draw = self._plan_batch(epoch, position, rows)
-        frames = self.dataset.read(rows[position], cameras)
-        return Batch(*apply(frames, steering, draw, self.dataset.spec))
+        start, stop = self._cut
+        numbers, draw = draw.cut(start, stop)
+        frames = self.dataset.read(rows[position][numbers], cameras[numbers])
+        frames, steering = apply(frames, steering[numbers], draw, self.dataset.spec)
+        return Batch(frames[: stop - start], steering[: stop - start])
 
 
 def balance_weights(steering: np.ndarray, strength: float) -> np.ndarray:

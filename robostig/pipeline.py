@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from robostig.evaluation import OpenLoop, Steer, evaluate_on_log, evaluate_open_
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec
-from robostig.training import CHECKPOINT, TrainingResult, fit
+from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, fit
+from robostig.workers import WorkerGroup
 
 __all__ = [
     "WORKDIR",
     "Recording",
     "TrainedModel",
+    "choose_rows",
     "evaluate_artifact",
     "evaluate_driver",
     "read_recording",
@@ -108,9 +110,10 @@ class Recording:
         assert self.log is not None and self.split is not None and self.validation_log is not None
         return {
             "kind": "driving log",
-            "folder": self.log.source.resolve().parent.name,
+            "folder": self.log.folder.resolve().name,
             "fingerprint": self.log.fingerprint(),
             "validation_fingerprint": self.validation_log.fingerprint(),  # the same if stretches were held out
+            "drives": [*self.log.identify_drives()],
             "rows": len(self.log),
             "rows_left_out": len(self.log.skipped),
             "split": self.split.description,
@@ -171,7 +174,8 @@ def read_recording(
     Parameters
     ----------
     folder
-        A driving log, or the earlier modules' ``train_X.npy`` and ``train_Y.npy``.
+        A driving log, packed or not, or several in sub-folders; or the earlier modules' ``train_X.npy`` and
+        ``train_Y.npy``.
     config
         For the split, and what to do with bad rows.
     validation_folder
@@ -188,10 +192,16 @@ def read_recording(
     if validation_folder is None:
         return Recording(log, _split_log(log, config), log)
     other = read_driving_log(validation_folder, on_error=config.on_error)
-    if other.fingerprint() == log.fingerprint():
+    trained_on = set(log.identify_drives())
+    if trained_on.issuperset(other.identify_drives()):
         raise ValueError(
             f"{other.source} is the very recording that is trained on ({log.source}); name another one to hold out, or "
             "none, and stretches of the first are"
+        )
+    if trained_on.intersection(other.identify_drives()):
+        raise ValueError(
+            f"{other.source} and {log.source} have drives in common, which would be trained on and held out, too; take "
+            "them out of one of the two"
         )
     description = f"{len(log):,} rows to train on, {len(other):,} rows of a recording of their own held out"
     return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
@@ -210,6 +220,9 @@ def train_model(
     workdir: Union[str, Path, None] = None,
     checkpoint_dir: Union[str, Path, None] = None,
     keep_checkpoint: bool = False,
+    on_epoch: Optional[Callable[[EpochRecord], None]] = None,
+    with_code: bool = False,
+    workers: Optional[WorkerGroup] = None,
 ) -> TrainedModel:
     """Train a registered model, score it on what was held out, and write its artifact.
 
@@ -227,6 +240,12 @@ def train_model(
         Where the checkpoint goes, from which an interrupted run is resumed; ``workdir`` if None.
     keep_checkpoint
         Whether to leave it there when all is done, as in :func:`robostig.training.fit`.
+    on_epoch
+        Called after each epoch, as by :func:`robostig.training.fit`: what it raises ends the run.
+    with_code
+        Whether SageMaker is to serve the artifact, as in :func:`robostig.artifact.save_artifact`.
+    workers
+        Those who train it together, as in :func:`robostig.training.fit`; the first writes the artifact.
 
     Raises
     ------
@@ -235,14 +254,25 @@ def train_model(
     OSError
         If ``out`` cannot be written to; that shows before the first frame is decoded.
     """
+    workers = workers or WorkerGroup()
     spec = get_spec(config.model)
     net = get_model(config.model)
-    out = make_folder(out)
+    out = make_folder(out) if workers.is_first else Path(out)
     train, validation = recording.open(spec.input, config)
     workdir = out / WORKDIR if workdir is None else Path(workdir)
     checkpoint_dir = workdir if checkpoint_dir is None else Path(checkpoint_dir)
     # The checkpoint stays until the artifact is there: what comes after training can fail, or be interrupted, too.
-    result = fit(net, train, validation, config, workdir=workdir, checkpoint_dir=checkpoint_dir, keep_checkpoint=True)
+    result = fit(
+        net,
+        train,
+        validation,
+        config,
+        workdir=workdir,
+        checkpoint_dir=checkpoint_dir,
+        keep_checkpoint=True,
+        on_epoch=on_epoch,
+        workers=workers,
+    )
     training_mean = float(train.steering.mean(dtype=np.float64))
     pilot = Pilot(net, train.spec, facts={"model": config.model})
     open_loop = recording.evaluate(pilot, training_mean)
@@ -255,10 +285,13 @@ def train_model(
         "data": {**recording.facts(), "training_mean": training_mean},
         "scores": trained.summarize(),
     }
-    save_artifact(out, net, train.spec, facts)
+    if workers.is_first:
+        save_artifact(out, net, train.spec, facts, with_code=with_code)
+    workers.gather()  # until it is there
     if not keep_checkpoint:
         (checkpoint_dir / CHECKPOINT).unlink(missing_ok=True)
-    logger.info("%s is trained: rmse=%.5f on the held-out frames, in %s", config.model, open_loop.scores["rmse"], out)
+    place = f"in {out}" if workers.is_first else f"on {workers.hosts[0]}"
+    logger.info("%s is trained: rmse=%.5f on the held-out frames, %s", config.model, open_loop.scores["rmse"], place)
     return trained
 
 
@@ -294,7 +327,7 @@ def evaluate_artifact(
     pilot = Pilot.load(artifact, context=choose_contexts("auto")[0])
     log = read_driving_log(folder, on_error=on_error)
     data = pilot.facts.get("data", {})
-    numbers, which = _choose_rows(log, data, pilot.facts.get("config", {}), rows)
+    numbers, which = choose_rows(log, data, pilot.facts.get("config", {}), rows)
     if which is None:
         raise ValueError(f"nothing of {log.source} was held out from {artifact}; use --rows all")
     label = pilot.facts["model"]
@@ -309,10 +342,20 @@ def evaluate_driver(
     return evaluate_on_log(steer, log, np.arange(len(log)), label=label), f"all {len(log):,} rows"
 
 
-def _choose_rows(
-    log: DrivingLog, data: Mapping[str, Any], config: Mapping[str, Any], rows: str
+def choose_rows(
+    log: DrivingLog, data: Mapping[str, Any], config: Mapping[str, Any], rows: str = "auto"
 ) -> Tuple[np.ndarray, Optional[str]]:
-    """Return the rows to score an artifact on, and what they are: None if there are no held-out ones to be had."""
+    """Return the rows to score an artifact on, and what they are: None if there are no held-out ones to be had.
+
+    Parameters
+    ----------
+    log
+        Of any drive.
+    data, config
+        What the artifact's facts say of what it was trained on, and how.
+    rows
+        As in :func:`evaluate_artifact`.
+    """
     everything, fingerprint = np.arange(len(log)), log.fingerprint()
     trained_on = data.get("fingerprint") == fingerprint
     held_out = data.get("validation_fingerprint") == fingerprint
@@ -325,4 +368,6 @@ def _choose_rows(
         return everything, None
     if trained_on:
         return everything, f"all {len(log):,} rows of the recording that it was trained on"
+    if set(data.get("drives", ())).intersection(log.identify_drives()):
+        return everything, f"all {len(log):,} rows, with drives among them that it was trained on"
     return everything, f"all {len(log):,} rows of a recording other than the one it was trained on"

@@ -7,6 +7,7 @@ call :func:`fit`.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +27,9 @@ from robostig.backend import choose_contexts, mx
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
 from robostig.pilot import as_network_input, predict
+from robostig.workers import WorkerGroup
 
-__all__ = ["CHECKPOINT", "EpochRecord", "TrainingConfig", "TrainingResult", "fit", "make_loader"]
+__all__ = ["CHECKPOINT", "FREE_SETTINGS", "EpochRecord", "TrainingConfig", "TrainingResult", "fit", "make_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ LOSS_CURVE = "loss_curve.png"
 LOWEST_RATE = 0.01  # the cosine ends at this share of the learning rate
 
 # May differ between a run and its continuation: none of them changes what is computed.
-_FREE_SETTINGS = ("device", "cache_gb", "on_error")
+FREE_SETTINGS = ("device", "cache_gb", "on_error")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class EpochRecord:
     seconds
         Wall-clock time of the epoch, validation included.
     images_per_second
-        Training frames a second, validation left out.
+        Training frames a second on all hosts, validation left out.
     """
 
     epoch: int
@@ -83,7 +85,7 @@ class TrainingResult:
     resumed_from
         The number of epochs that an earlier, interrupted run had done; 0 if none.
     devices
-        Where it computed.
+        Where it computed; with the host's name, if there were several.
     labels
         (n,) float32 steering of the first epoch's batches, after balancing and augmentation: what was learned from.
     """
@@ -120,6 +122,8 @@ def fit(
     workdir: Union[str, Path, None] = None,
     checkpoint_dir: Union[str, Path, None] = None,
     keep_checkpoint: bool = False,
+    on_epoch: Optional[Callable[[EpochRecord], None]] = None,
+    workers: Optional[WorkerGroup] = None,
 ) -> TrainingResult:
     """Train a network and leave the best epoch's parameters in it.
 
@@ -139,31 +143,49 @@ def fit(
     keep_checkpoint
         Whether a finished run leaves its checkpoint, for a caller with more to do that might be interrupted; the run
         that resumes it has nothing left to train.
+    on_epoch
+        Called after each epoch, when its checkpoint is in place. What it raises ends the run and leaves the checkpoint.
+    workers
+        Those who train this network together, each calling this with the same arguments; this process alone if None.
+        Each takes its share of every batch, all end with the same parameters and history, and the first writes files.
 
     Raises
     ------
     ValueError
         If the two sets are preprocessed differently, the frames' size does not fit the network, the checkpoint belongs
-        to other settings or data, or the loss stops being a number.
+        to other settings or data, the workers differ in either, or the loss stops being a number.
+    ConnectionError
+        If another worker has failed.
     """
+    workers = workers or WorkerGroup()
     if train.spec != validation.spec:
         raise ValueError(
             f"the training frames are preprocessed as {train.spec}, the validation frames as {validation.spec}"
         )
     contexts = choose_contexts(config.device)
-    if config.batch_size < len(contexts):
-        raise ValueError(
-            f"a batch of {config.batch_size} cannot be shared by {len(contexts)} devices; raise batch_size"
-        )
+    devices = len(contexts) * workers.count
+    if config.batch_size < devices:
+        raise ValueError(f"a batch of {config.batch_size} cannot be shared by {devices} devices; raise batch_size")
     _prepare(net, train, contexts, config)
-    run = _Run(net, make_loader(train, config), validation, config, contexts)
-    folder = make_folder(workdir) if workdir is not None else None
-    checkpoints = make_folder(checkpoint_dir) if checkpoint_dir is not None else folder
+    run = _Run(net, make_loader(train, config, workers), validation, config, contexts, workers)
+    folder = Path(workdir) if workdir is not None else None
+    checkpoints = Path(checkpoint_dir) if checkpoint_dir is not None else folder
+    if workers.is_first:
+        for each in (folder, checkpoints):
+            if each is not None:
+                make_folder(each)
     if checkpoints is not None:
+        for partial in checkpoints.glob(f"{CHECKPOINT}.*.partial"):
+            partial.unlink(missing_ok=True)  # of a run that was killed while it wrote; SageMaker would keep it on S3
         run.resume(checkpoints / CHECKPOINT)
+    run.meet_workers()
     resumed_from = len(run.history)
     with tqdm(
-        total=config.epochs * len(run.loader), initial=resumed_from * len(run.loader), unit="batch", disable=None
+        total=config.epochs * len(run.loader),
+        initial=resumed_from * len(run.loader),
+        unit="batch",
+        disable=None,
+        leave=None,  # not below another bar
     ) as bar:
         for epoch in range(resumed_from, config.epochs):
             if run.is_exhausted():
@@ -171,32 +193,38 @@ def fit(
             bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
             record = run.train_epoch(epoch, bar)
             bar.set_postfix(validation_rmse=f"{record.validation_rmse:.4f}")
-            if checkpoints is not None:
+            if checkpoints is not None and workers.is_first:
                 run.save(checkpoints / CHECKPOINT)
-            if folder is not None:
+            if folder is not None and workers.is_first:
                 _write_history(folder / HISTORY, run.history)
+            if on_epoch is not None:
+                on_epoch(record)
     result = TrainingResult(
         history=tuple(run.history),
         best_epoch=run.best_epoch,
         stopped_early=len(run.history) < config.epochs,
         resumed_from=resumed_from,
-        devices=tuple(map(str, contexts)),
+        devices=tuple(
+            str(context) if workers.count == 1 else f"{host} {context}"
+            for host in workers.hosts
+            for context in contexts
+        ),
         labels=run.loader.labels(0),
     )
     run.restore_best()
-    if folder is not None:
+    if folder is not None and workers.is_first:
         _write_history(folder / HISTORY, run.history)  # again: a run killed after its last checkpoint adds no line
         _draw_history(folder / LOSS_CURVE, result)
     if checkpoints is not None and not keep_checkpoint:
         (checkpoints / CHECKPOINT).unlink(missing_ok=True)
-    logger.info(
-        "best epoch %d of %d: validation_rmse=%.5f", result.best_epoch, len(result.history), result.validation_rmse
-    )  # fmt: skip
+    run.log("best epoch %d of %d: validation_rmse=%.5f", result.best_epoch, len(result.history), result.validation_rmse)
     return result
 
 
-def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoader:
-    """Return the loader that :func:`fit` trains with."""
+def make_loader(
+    train: SteeringDataset, config: TrainingConfig, workers: Optional[WorkerGroup] = None
+) -> TrainingLoader:
+    """Return the loader that :func:`fit` trains with, for this one's share of every batch if there are workers."""
     return TrainingLoader(
         train,
         config.batch_size,
@@ -213,6 +241,7 @@ def make_loader(train: SteeringDataset, config: TrainingConfig) -> TrainingLoade
         balance=config.balance,
         side_cameras=config.side_cameras,
         seed=config.seed,
+        part=(workers.rank, workers.count) if workers is not None else (0, 1),
     )
 
 
@@ -226,14 +255,18 @@ class _Run:
         validation: SteeringDataset,
         config: TrainingConfig,
         contexts: Sequence[mx.Context],
+        workers: WorkerGroup,
     ) -> None:
         self.net, self.loader, self.validation, self.config, self.contexts = net, loader, validation, config, contexts
+        self.workers = workers
+        self.log = logger.info if workers.is_first else logger.debug  # the logs of all hosts are read as one
         self.parameters = net.collect_params()
         options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
         if config.optimizer == "sgd":
             options["momentum"] = 0.9
+        # Servers add gradients up and no more: every worker takes the same step, and has all that a checkpoint holds.
         self.trainer = mx.gluon.Trainer(
-            self.parameters, config.optimizer, options, kvstore="device", update_on_kvstore=False
+            self.parameters, config.optimizer, options, kvstore=workers.make_kvstore(), update_on_kvstore=False
         )
         self.loss = mx.gluon.loss.L2Loss()
         self.history: List[EpochRecord] = []
@@ -253,8 +286,8 @@ class _Run:
     def train_epoch(self, epoch: int, bar: Any) -> EpochRecord:
         """Train one epoch, validate, and remember the parameters if they are the best so far."""
         started = time.perf_counter()
-        # Dropout's draws depend on the epoch alone, so that a resumed run repeats them.
-        mx.random.seed(_derive_seed(self.config.seed, epoch))
+        # Dropout's draws depend on the epoch (and on the worker) alone, so that a resumed run repeats them.
+        mx.random.seed(_derive_seed(self.config.seed, epoch, self.workers.rank))
         losses: List[List[mx.nd.NDArray]] = []
         total, seen = 0.0, 0
         for position, batch in enumerate(self.loader.epoch(epoch)):
@@ -263,11 +296,14 @@ class _Run:
             losses.append(self._step(batch))
             seen += len(batch.steering)
             if len(losses) > 1:  # one step behind: the engine stays busy, and never runs away from us
-                total += _add_up(losses.pop(0))
+                total += self.workers.wait(_add_up, losses.pop(0))
             bar.update()
-        total += sum(map(_add_up, losses))
+        total += sum(self.workers.wait(_add_up, each) for each in losses)
+        self.workers.wait(mx.nd.waitall)  # for the last step, too
+        total, seen = map(sum, zip(*self.workers.gather([total, seen])))
         train_seconds = time.perf_counter() - started
         train_rmse = math.sqrt(2.0 * total / seen)  # gluon's L2 loss is half the square
+        self._share_statistics()
         validation_rmse = self._validate()
         if not (math.isfinite(train_rmse) and math.isfinite(validation_rmse)):
             raise ValueError(
@@ -281,7 +317,7 @@ class _Run:
             self.best = {name: value.asnumpy() for name, value in self.average.items()}
         self.history.append(record)
         # Fixed point throughout: SageMaker's metric expressions would read 1e-05 as 1.
-        logger.info(
+        self.log(
             "epoch=%d train_rmse=%.5f validation_rmse=%.5f learning_rate=%.8f seconds=%.1f images_per_second=%.0f",
             *asdict(record).values(),
         )
@@ -297,7 +333,7 @@ class _Run:
             with mx.autograd.record():
                 losses.append(self.loss(self.net(frames), steering).sum())
         mx.autograd.backward(losses)
-        self.trainer.step(len(batch.steering))
+        self.trainer.step(self.loader.batch_size)
         self.steps += 1
         # Early on, the average follows quickly: the first parameters are not worth remembering.
         share = 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0))
@@ -323,14 +359,25 @@ class _Run:
         self._write_parameters(self.average)
         squares = 0.0
         size = -(-self.config.batch_size // len(self.contexts))
-        for start in range(0, len(self.validation), size):
-            numbers = np.arange(start, min(start + size, len(self.validation)))
+        first, last = self.workers.share(len(self.validation))
+        for start in range(first, last, size):
+            numbers = np.arange(start, min(start + size, last))
             # A full last batch keeps one shape, hence one graph.
             padded = np.resize(numbers, size) if len(numbers) < size else numbers
             predicted = predict(self.net, self.validation.read(padded), self.contexts[0])[: len(numbers)]
             squares += float(np.sum((predicted.astype(np.float64) - self.validation.steering[numbers]) ** 2))
         self._write_parameters(trained)
-        return math.sqrt(squares / len(self.validation))
+        return math.sqrt(sum(self.workers.gather(squares)) / len(self.validation))
+
+    def _share_statistics(self) -> None:
+        """Give all workers the mean of what no gradient moves, such as batch norm's statistics of each one's share."""
+        if self.workers.count == 1:
+            return
+        moving = [(name, each) for name, each in self.parameters.items() if each.grad_req == "null"]
+        arrays = [array for name, each in moving for array in (each.data(self.contexts[0]), self.average[name])]
+        told = self.workers.gather([array.asnumpy().tolist() for array in arrays])
+        for array, values in zip(arrays, zip(*told)):
+            array[:] = mx.nd.array(np.mean(values, axis=0))
 
     def _write_parameters(self, values: Mapping[str, mx.nd.NDArray]) -> None:
         """Change the parameters on the first device, in place."""
@@ -407,11 +454,41 @@ class _Run:
             updater.optimizer._index_update_count.update(counts)
         logger.info("resumed after epoch %d from %s", len(self.history), path)
 
+    def meet_workers(self) -> None:
+        """Make sure that all workers are about to do the same, and tell the parameter server of the network."""
+        if self.workers.count == 1:
+            return
+        sets = (self.loader.dataset, self.validation)
+        parameters = [*self._read_parameters().values(), *(value.asnumpy() for value in self.average.values())]
+        self.workers.agree(
+            {
+                **self._settings(),
+                "devices": ", ".join(map(str, self.contexts)),
+                "validation rows": len(self.validation),
+                "fingerprint of the rows": _digest(array for each in sets for array in (each.rows, each.steering)),
+                "number of epochs in the checkpoint": len(self.history),
+                "fingerprint of the parameters": _digest(parameters),
+            }
+        )
+        first, last = self.workers.share(self.config.batch_size)
+        logger.info(
+            "%d hosts, this is %s (%d of %d): %d of every batch of %d frames here",
+            self.workers.count,
+            self.workers.host,
+            self.workers.rank + 1,
+            self.workers.count,
+            last - first,
+            self.config.batch_size,
+        )
+        # The first exchange, of gradients that are zero still, waits for all.
+        self.workers.wait(self.trainer.allreduce_grads)
+        self.workers.wait(mx.nd.waitall)
+
     def _settings(self) -> Dict[str, Any]:
         """Return what must be the same for a checkpoint to be continued."""
-        settings = {name: value for name, value in self.config.to_dict().items() if name not in _FREE_SETTINGS}
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in FREE_SETTINGS}
         settings["network"] = ", ".join(f"{name} {parameter.shape}" for name, parameter in self.parameters.items())
-        settings["devices"] = len(self.contexts)
+        settings["devices"], settings["hosts"] = len(self.contexts), self.workers.count
         settings["training rows"] = len(self.loader.dataset)
         settings["labels"] = float(np.abs(self.loader.dataset.steering).sum(dtype=np.float64))
         return settings
@@ -443,8 +520,15 @@ def _prepare(
         raise ValueError(f"the network does not take frames of {size}: {reason}") from error
 
 
-def _derive_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
+def _derive_seed(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch], spawn_key=(rank,) if rank else ()).generate_state(1)[0] >> 1)
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _add_up(losses: Sequence[mx.nd.NDArray]) -> float:

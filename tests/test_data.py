@@ -166,6 +166,44 @@ def test_labels_are_what_the_epoch_yields():
         np.testing.assert_array_equal(loader.labels(epoch), collect(loader, epoch)[1])
 
 
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_the_parts_of_all_workers_are_the_batches_of_one_byte_for_byte(make_recording, count):
+    log = read_driving_log(make_recording(30, size=(80, 160)))
+    dataset = SteeringDataset(open_frames(log, InputSpec(20, 40, crop_top=0.1)), log.steering)
+    often = Augmentation(**{each.name: 0.7 for each in fields(Augmentation)})
+    whole = TrainingLoader(dataset, 16, augmentation=often)
+    parts = [TrainingLoader(dataset, 16, augmentation=often, part=(rank, count)) for rank in range(count)]
+    for batch, *cuts in zip(whole.epoch(1), *(part.epoch(1) for part in parts)):
+        frames, steering = zip(*cuts)
+        assert max(map(len, frames)) - min(map(len, frames)) <= 1
+        np.testing.assert_array_equal(np.concatenate(frames), batch.frames)
+        np.testing.assert_array_equal(np.concatenate(steering), batch.steering)
+    for part in parts:
+        assert len(part) == len(whole)
+        np.testing.assert_array_equal(part.labels(1), whole.labels(1))
+
+
+def test_a_part_reads_no_frames_but_its_own_and_those_that_they_get_something_from():
+    dataset, read = make_dataset(64, cameras=["center"]), []
+    pictures = dataset.frames["center"]
+    pictures.read = lambda rows: read.extend(rows) or Pictures.read(pictures, rows)
+    for _ in TrainingLoader(dataset, 64, augmentation=UNCHANGED, balance=0, part=(1, 4)).epoch(0):
+        pass
+    assert len(read) == 16
+    read.clear()
+    for _ in TrainingLoader(dataset, 64, augmentation=Augmentation(scenery=1, bonnet=0), balance=0, part=(1, 4)).epoch(
+        0
+    ):
+        pass
+    assert 16 < len(read) <= 32
+
+
+@pytest.mark.parametrize("part", [(0, 17), (2, 2), (-1, 2), (0, 0)])
+def test_an_impossible_part_is_refused(part):
+    with pytest.raises(ValueError, match="rank must be less than count, and none is empty"):
+        TrainingLoader(make_dataset(), 16, part=part)
+
+
 def list_loader_threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
 

@@ -4,9 +4,11 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -16,6 +18,7 @@ from conftest import ROOT, draw_road
 
 from robostig import entry_point
 from robostig.data import ARRAY_INPUT
+from robostig.driving_log import pack_driving_log, read_driving_log
 from robostig.entry_point import main, model_fn, transform_fn
 from robostig.preprocessing import preprocess
 
@@ -68,6 +71,42 @@ def test_a_driving_log_and_a_log_to_validate_on_come_by_their_channels(make_reco
     facts = facts_of(job / "model")
     assert facts["data"]["split"].startswith("24 rows to train on, 8 rows of a recording of their own")
     assert facts["scores"]["open_loop"]["frames"] == 8
+
+
+def test_a_packed_recording_comes_through_a_pipe(zoo, make_recording, job, monkeypatch):
+    monkeypatch.setenv("SM_INPUT_DATA_CONFIG", json.dumps({"training": {"TrainingInputMode": "Pipe"}}))
+    recording = make_recording(40, size=(16, 32))
+    pack_driving_log(read_driving_log(recording), job / "packed", shard_mb=0.01)
+    os.mkfifo(job / "training_0")
+
+    def send() -> None:
+        with open(job / "training_0", "wb") as pipe:
+            for path in sorted((job / "packed").iterdir()):
+                pipe.write(path.read_bytes())
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert main(["--model", "tiny1", "--gap-s", "0.2", *QUICK]) == 0
+    sender.join(60)
+    assert facts_of(job / "model")["data"]["fingerprint"] == read_driving_log(recording).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "no driving_log.csv in .*training or below it, which holds nothing; .*robostig pack"),
+        (["a/notes.txt", "recording.zip"], "which holds a, recording.zip; .*train_X.npy and the like"),
+        (["recording-center-00000.rec"], "which holds recording-center-00000.rec; .*with its index.rec"),
+    ],
+)
+def test_a_channel_without_a_log_is_told_what_it_holds_and_what_is_allowed(job, capsys, content, message):
+    (job / "training").mkdir()
+    for name in content:
+        (job / "training" / name).parent.mkdir(exist_ok=True)
+        (job / "training" / name).write_text("")
+    assert main(QUICK) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
 
 
 def test_hyperparameters_come_in_both_spellings_as_texts_and_misspelt(job, caplog):
@@ -165,6 +204,22 @@ def test_an_interrupted_job_is_resumed_from_the_checkpoint_folder(job, monkeypat
     assert (job / "output" / "history.csv").read_text().count("\n") == 3 and not list((job / "checkpoints").iterdir())
 
 
+def test_the_checkpoint_folder_is_found_where_sagemaker_has_one(job, monkeypatch):
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(job))
+    assert entry_point.build_parser().parse_args([]).checkpoint_dir is None
+    (job / "checkpoints").mkdir()
+    assert entry_point.build_parser().parse_args([]).checkpoint_dir == str(job / "checkpoints")
+
+
+def test_several_hosts_without_a_parameter_server_are_refused_in_one_line(job, monkeypatch, capsys):
+    write_arrays(job / "training")
+    monkeypatch.setenv("SM_HOSTS", '["algo-1", "algo-2"]')
+    assert main(QUICK) == 1
+    error = capsys.readouterr().err
+    assert 'distribution={"parameter_server": {"enabled": True}}' in error and error.count("\n") == 1
+    assert not (job / "model").exists()
+
+
 def test_the_module_hands_on_what_the_server_wants_and_nothing_that_it_forbids_beside():
     names = dict(inspect.getmembers(entry_point))
     assert callable(names["model_fn"]) and callable(names["transform_fn"])
@@ -195,11 +250,70 @@ def test_it_runs_as_a_file_from_anywhere(job):
 def test_it_runs_beside_the_package_as_sagemaker_lays_it_out(job):
     write_arrays(job / "training")
     code = job / "code"
-    shutil.copytree(ROOT / "robostig", code / "robostig", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(code / "robostig")
     shutil.copy(ROOT / "robostig" / "entry_point.py", code / "entry_point.py")
-    with open(code / "robostig" / "__init__.py", "a") as file:
-        file.write('__version__ = "0.copy"\n')
     done = run_script(code / "entry_point.py", job, "--_tuning_objective_metric", "validation:rmse")
     assert done.returncode == 0, done.stderr
     assert facts_of(job / "model")["versions"]["robostig"] == "0.copy"  # not another one that is installed
     assert 'hyperparameter "_tuning_objective_metric" is not' in done.stdout
+
+
+def copy_package(folder: Path) -> Path:
+    shutil.copytree(ROOT / "robostig", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(folder / "__init__.py", "a") as file:
+        file.write('__version__ = "0.copy"\n')
+    return folder
+
+
+def test_it_runs_as_the_source_folder_itself_which_sagemaker_names_otherwise(job):
+    write_arrays(job / "training")
+    code = copy_package(job / "code")  # source_dir="robostig", entry_point="entry_point.py"
+    done = run_script(code / "entry_point.py", job)
+    assert done.returncode == 0, done.stderr
+    assert facts_of(job / "model")["versions"]["robostig"] == "0.copy"
+    assert (job / "model" / "code" / "robostig" / "serving.py").is_file()
+
+
+def test_the_server_finds_the_package_where_the_sdk_packs_dependencies(job):
+    (job / "code").mkdir()
+    copy_package(job / "code" / "lib" / "robostig")
+    shutil.copy(ROOT / "robostig" / "entry_point.py", job / "code" / "entry_point.py")
+    lines = "import entry_point, robostig; print(robostig.__version__, entry_point.transform_fn.__module__)"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=str(job / "code"), capture_output=True, text=True)
+    assert done.stdout.split() == ["0.copy", "robostig.serving"], done.stderr
+
+
+def test_what_it_leaves_can_be_served_as_it_is(job):
+    write_arrays(job / "training")
+    assert main(QUICK) == 0
+    assert (job / "model" / "code" / "inference.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "alexnet"], "no model is named 'alexnet'"),
+        (["--learning-rate", "-1e-3"], "learning-rate: expected one argument"),
+    ],
+)
+def test_a_jobs_failure_reason_is_one_line(job, monkeypatch, capsys, flags, message):
+    write_arrays(job / "training")
+    (job / "out").mkdir()
+    monkeypatch.setenv("SM_OUTPUT_DIR", str(job / "out"))
+    assert main(flags) == 1
+    reason = (job / "out" / "failure").read_text()
+    assert message in reason and reason.count("\n") == 1
+    assert capsys.readouterr().err == f"error: {reason}"
+
+
+def test_a_fault_that_nobody_thought_of_is_named_too_and_its_trace_is_in_the_log(job, monkeypatch, caplog):
+    write_arrays(job / "training")
+    monkeypatch.setenv("SM_OUTPUT_DIR", str(job / "nowhere"))  # cannot be written to: said, and no second fault
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("robostig.pipeline.train_model", fail)
+    assert main(QUICK) == 1
+    assert "Traceback" in caplog.text and "surprise" in caplog.text
+    assert "the reason could not be written" in caplog.text

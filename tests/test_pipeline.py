@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
+import numpy as np
 import pytest
 
 from robostig import pipeline
 from robostig.artifact import read_facts
 from robostig.comparison import compare
 from robostig.config import TrainingConfig
+from robostig.driving_log import pack_driving_log, read_driving_log
+from robostig.models import get_spec
 from robostig.pipeline import evaluate_artifact, read_recording, train_model
 from robostig.training import CHECKPOINT
 
@@ -50,7 +54,7 @@ def test_a_recording_cannot_be_held_out_from_itself(drives):
 def test_what_fails_after_training_does_not_cost_the_training(drives, tmp_path, monkeypatch, caplog):
     recording, out = read_recording(drives[0], CONFIG), tmp_path / "out"
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
@@ -66,7 +70,7 @@ def test_an_interrupted_comparison_trains_nothing_twice_and_leaves_no_outdated_a
     drives, tmp_path, monkeypatch, caplog
 ):
     out, models = tmp_path / "out", ["tiny1", "tiny2"]
-    compare(drives[0], models, out, CONFIG)
+    compare(drives[0], models, out, CONFIG, tracks=[])
     train = pipeline.train_model
 
     def interrupt(config, *args, **kwargs):
@@ -76,9 +80,49 @@ def test_an_interrupted_comparison_trains_nothing_twice_and_leaves_no_outdated_a
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("robostig.comparison.train_model", interrupt)
-        compare(drives[0], models, out, CONFIG)
+        compare(drives[0], models, out, CONFIG, tracks=[])
     assert not (out / "comparison.json").exists()
     caplog.set_level(logging.INFO)
-    compare(drives[0], models, out, CONFIG)
+    compare(drives[0], models, out, CONFIG, tracks=[])
     assert caplog.text.count("epoch=1 ") == 1  # tiny2's alone
     assert (out / "comparison.json").exists() and not list(out.glob(f"*/training/{CHECKPOINT}"))
+
+
+def test_a_packed_recording_trains_and_is_scored_as_its_source(drives, tmp_path):
+    pack_driving_log(read_driving_log(drives[0]), tmp_path / "packed", shard_mb=0.02)
+    sources = {"log": drives[0], "packed": tmp_path / "packed"}
+    recordings = {name: read_recording(folder, CONFIG) for name, folder in sources.items()}
+    sets = {name: each.open(get_spec("tiny1").input, CONFIG) for name, each in recordings.items()}
+    for one, other in zip(sets["log"], sets["packed"]):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(one.steering, other.steering)
+        for position in range(len(one.cameras)):
+            cameras = np.full(len(one), position)
+            np.testing.assert_array_equal(one.read(range(len(one)), cameras), other.read(range(len(other)), cameras))
+    trained = {name: train_model(CONFIG, each, tmp_path / name / "out") for name, each in recordings.items()}
+    losses = [[epoch.train_rmse for epoch in each.training.history] for each in trained.values()]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+    assert trained["log"].open_loop.scores == trained["packed"].open_loop.scores
+    for name, other in (("log", "packed"), ("packed", "log")):  # each finds what was held out in the other form
+        open_loop, which = evaluate_artifact(tmp_path / name / "out", sources[other], rows="held-out")
+        assert open_loop.scores == trained[name].open_loop.scores and "held-out rows" in which
+
+
+def test_drives_in_sub_folders_are_trained_on_and_one_of_them_is_known_again(drives, tmp_path):
+    for folder in drives[:2]:
+        shutil.move(str(folder), str(tmp_path / "drives" / folder.name))
+    folder = tmp_path / "drives"
+    trained = train_model(CONFIG, read_recording(folder, CONFIG), tmp_path / "out")
+    assert evaluate_artifact(tmp_path / "out", folder)[0].scores == trained.open_loop.scores
+    assert "drives among them that it was trained on" in evaluate_artifact(tmp_path / "out", folder / "a")[1]
+    assert "other than the one" in evaluate_artifact(tmp_path / "out", drives[2])[1]
+    assert read_facts(tmp_path / "out")["data"]["folder"] == "drives"
+
+
+def test_a_drive_cannot_be_held_out_and_trained_on(drives, tmp_path):
+    with pytest.raises(ValueError, match="the very recording that is trained on"):
+        read_recording(tmp_path, CONFIG, validation_folder=drives[1])
+    shutil.copytree(drives[0], tmp_path / "held" / "a")
+    shutil.move(str(drives[2]), str(tmp_path / "held" / "c"))
+    with pytest.raises(ValueError, match="have drives in common"):
+        read_recording(drives[0], CONFIG, validation_folder=tmp_path / "held")

@@ -287,6 +287,30 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_last_line_still_writes
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
 
 
+def test_what_a_killed_run_had_half_written_is_cleared_away(sets, tmp_path):
+    interrupt(make_net(), sets, CONFIG, tmp_path, after=1)
+    (tmp_path / f"{CHECKPOINT}.123-abc.partial").write_bytes(b"PK")
+    (tmp_path / "notes.partial").write_text("mine")
+    fit(make_net(), *sets, CONFIG, workdir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "loss_curve.png", "notes.partial"}
+
+
+def test_each_epoch_is_told_of_when_its_checkpoint_is_there(sets, tmp_path):
+    told = []
+
+    def stop(record: EpochRecord) -> None:
+        with np.load(tmp_path / CHECKPOINT) as file:
+            told.append((record, json.loads(file["header"].tobytes())["history"]))
+        if record.epoch == 2:
+            raise RuntimeError("pruned")
+
+    with pytest.raises(RuntimeError, match="pruned"):
+        fit(make_net(), *sets, CONFIG, workdir=tmp_path, on_epoch=stop)
+    assert [record.epoch for record, _ in told] == [1, 2]
+    assert [saved[-1] for _, saved in told] == [vars(record) for record, _ in told]
+    assert fit(make_net(), *sets, CONFIG, workdir=tmp_path).resumed_from == 2
+
+
 def test_without_a_folder_nothing_is_written(sets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(make_net(), *sets, replace(CONFIG, epochs=1))

@@ -1,0 +1,403 @@
+"""The workers that train one network together: one a host, as SageMaker starts them with MXNet's parameter server.
+
+Gradients are added up by the parameter server. Everything else that workers have to tell each other goes through a
+connection of each to the first: whether they have the same data, how good an epoch was, and that one of them has
+failed. The parameter server itself notices no failure; whoever waits there for a worker that is gone waits for ever.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import json
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
+
+from robostig.backend import mx
+
+__all__ = ["WorkerGroup", "join_workers"]
+
+logger = logging.getLogger(__name__)
+
+JOIN_LIMIT_S = 900.0  # the training toolkit waits as long for the hosts' names
+STALL_LIMIT_S = 900.0  # no step takes as long, unless the parameter server is gone
+_HELLO_LIMIT_S = 10.0
+_KEYS_A_NETWORK = 100_000  # more than a network has parameters
+
+T = TypeVar("T")
+
+
+class WorkerGroup:
+    """The workers of a training run and this one's place among them; alone, unless :func:`join_workers` says otherwise.
+
+    Used as a context: what ends it with an error ends the run of every worker, and each is told why.
+
+    Parameters
+    ----------
+    hosts
+        The workers' names, the same on each.
+    rank
+        This worker's position there; 0 is the first, which alone writes files.
+    links
+        The connections to the others by their ranks: the first worker's to each, or of each to the first.
+    """
+
+    def __init__(
+        self, hosts: Sequence[str] = ("this host",), rank: int = 0, links: Optional[Mapping[int, _Link]] = None
+    ) -> None:
+        self.hosts, self.rank, self.count = tuple(hosts), rank, len(hosts)
+        self._links, self._lock = dict(links or {}), threading.Lock()
+        self._inbox: queue.Queue[Optional[Tuple[int, Any]]] = queue.Queue()
+        self._lost: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._tasks: queue.Queue[Tuple[concurrent.futures.Future[Any], Callable[..., Any], Any]] = queue.Queue()
+        self._server: Any = None  # the connection to the parameter server
+        self._networks = 0
+        if self._links:
+            # MXNet's waiting ends only with the process, so it is done in a thread that may be left behind.
+            threading.Thread(target=_work, args=(self._tasks,), name="worker", daemon=True).start()
+        for peer, link in self._links.items():
+            threading.Thread(target=self._listen, args=(peer, link), name=f"worker {peer}", daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        """The name of this worker."""
+        return self.hosts[self.rank]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the worker that writes files."""
+        return self.rank == 0
+
+    def share(self, count: int) -> Tuple[int, int]:
+        """Return which of ``count`` things are this worker's, as start and stop: every thing is one worker's."""
+        return count * self.rank // self.count, count * (self.rank + 1) // self.count
+
+    def gather(self, value: Any = None) -> List[Any]:
+        """Return every worker's value, by rank; waits until all have given theirs.
+
+        Parameters
+        ----------
+        value
+            Anything that JSON holds; a float arrives exactly.
+
+        Raises
+        ------
+        ConnectionError
+            If another worker has failed; it says which, and why.
+        """
+        if self.count == 1:
+            return [value]
+        if not self.is_first:
+            self._tell({"value": value})
+            return list(self._receive()[1])
+        values = {self.rank: value, **dict(self._receive() for _ in self._links)}
+        ordered = [values[rank] for rank in range(self.count)]
+        self._tell({"value": ordered})
+        return ordered
+
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """Make sure that these values are the same on every worker.
+
+        Raises
+        ------
+        ValueError
+            On every worker, if they are not: which value is what, and where.
+        ConnectionError
+            As :meth:`gather`.
+        """
+        told = self.gather(dict(values))
+        differing = [name for name in told[0] if any(each.get(name) != told[0][name] for each in told)]
+        if differing:
+            found = "; ".join(
+                f"{name} is " + ", ".join(f"{each.get(name)} on {host}" for host, each in zip(self.hosts, told))
+                for name in differing
+            )
+            raise ValueError(
+                f"the hosts do not train the same: {found}. Each needs all of the data, and the same settings"
+            )
+
+    def make_kvstore(self) -> Any:
+        """Return what Gluon's ``Trainer`` adds up one network's gradients with: among this host's devices, and hosts.
+
+        All workers must have the same parameters already. Raises as :meth:`wait`.
+        """
+        if self.count == 1:
+            return "device"
+        self._networks += 1
+        if self._server is None:
+            self.gather()  # some may take hours to decode their frames
+            self._server = self.wait(mx.kv.create, "dist_device_sync")
+        return _GradientSum(lambda: self._server, _KEYS_A_NETWORK * self._networks)
+
+    def wait(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what a function returns that may wait for the parameter server, hence for other workers.
+
+        Raises
+        ------
+        ConnectionError
+            If another worker has failed meanwhile.
+        TimeoutError
+            If it takes 15 minutes.
+        """
+        if self.count == 1:
+            return function(*arguments)
+        result: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._tasks.put((result, function, arguments))
+        both: List[concurrent.futures.Future[Any]] = [result, self._lost]
+        concurrent.futures.wait(both, STALL_LIMIT_S, return_when=concurrent.futures.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        if self._lost.done():
+            self._lost.result()
+        raise TimeoutError(
+            f"the parameter server has not answered {self.host} for {STALL_LIMIT_S:.0f} s; is it running?"
+        )
+
+    def __enter__(self) -> WorkerGroup:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self.count == 1:
+            return
+        try:
+            if error is None:
+                self.gather()  # nobody leaves before the first has written its files
+                self.wait(self._leave_server)
+        except ConnectionError as lost:
+            error = lost
+            raise
+        finally:
+            self._leave(error)
+
+    def _leave_server(self) -> None:
+        # MXNet does it when nothing refers to its store any more, and waits for all workers; the servers end then.
+        self._server = None
+
+    def _leave(self, error: Optional[BaseException]) -> None:
+        """Say good-bye, or what went wrong if the others do not know yet."""
+        if error is None or self._lost.done():
+            self._tell({"bye": self.host})
+        else:
+            self._tell({"failed": f"{self.host} failed: {str(error) or type(error).__name__}"})
+        if error is not None and self._networks:
+            atexit.register(_exit_at_once)
+        for link in self._links.values():
+            link.finish()
+
+    def _tell(self, message: Mapping[str, Any], *, but: Optional[_Link] = None) -> None:
+        with self._lock:  # all get an answer before any gets the next message
+            for link in self._links.values():
+                if link is not but:
+                    link.send(message)
+
+    def _receive(self) -> Tuple[int, Any]:
+        """Return the next value that came, and from whom."""
+        item = self._inbox.get()
+        if item is None:
+            self._inbox.put(None)
+            self._lost.result()
+        assert item is not None
+        return item
+
+    def _listen(self, peer: int, link: _Link) -> None:
+        """Take in what another worker says until it has left."""
+        is_told = False
+        for message in link.receive():
+            if "value" in message:
+                self._inbox.put((peer, message["value"]))
+            else:
+                is_told = True
+                if "failed" in message:
+                    self._lose(message["failed"], link)
+        if not is_told:
+            self._lose(f"{self.hosts[peer]} has gone without a word; look at its log", link)
+        link.close()
+
+    def _lose(self, news: str, link: _Link) -> None:
+        """End this worker's waiting; the first worker passes the bad news on."""
+        self._tell({"failed": news}, but=link)  # before this worker can leave for that reason
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # another was lost before
+            self._lost.set_exception(ConnectionError(news))
+        self._inbox.put(None)
+
+
+def join_workers(environ: Mapping[str, str]) -> WorkerGroup:
+    """Meet the other hosts of a SageMaker job.
+
+    The first host listens on the port after the parameter server's (``DMLC_PS_ROOT_PORT``).
+
+    Parameters
+    ----------
+    environ
+        The process's environment, as the training toolkit leaves it; anywhere else, the group is this worker alone.
+
+    Raises
+    ------
+    ValueError
+        If there are several hosts without a parameter server, or each would get a part of the data only.
+    OSError
+        If they do not meet within 15 minutes.
+    """
+    hosts = json.loads(environ.get("SM_HOSTS", "[]"))
+    if environ.get("DMLC_ROLE") != "worker" or environ.get("DMLC_NUM_WORKER") == "1":
+        if len(hosts) > 1:
+            raise ValueError(
+                f"this job has {len(hosts)} hosts, and nothing that lets them train together: give the estimator "
+                'distribution={"parameter_server": {"enabled": True}}, or instance_count=1'
+            )
+        return WorkerGroup()
+    host = environ.get("SM_CURRENT_HOST", "")
+    if str(len(hosts)) != environ.get("DMLC_NUM_WORKER") or host not in hosts:
+        raise ValueError(
+            f"this host is {host!r} of {hosts} (SM_CURRENT_HOST, SM_HOSTS), and DMLC_NUM_WORKER is "
+            f"{environ.get('DMLC_NUM_WORKER')}; it must be one of as many"
+        )
+    for channel, about in json.loads(environ.get("SM_INPUT_DATA_CONFIG", "{}")).items():
+        if about.get("S3DistributionType") == "ShardedByS3Key":
+            raise ValueError(
+                f"the channel {channel} gives each host a part of the data (ShardedByS3Key). Use FullyReplicated: the "
+                "hosts divide every batch among themselves"
+            )
+    rank, address = hosts.index(host), (environ["DMLC_PS_ROOT_URI"], int(environ["DMLC_PS_ROOT_PORT"]) + 1)
+    deadline = time.monotonic() + JOIN_LIMIT_S
+    links = _await_others(hosts, address, deadline) if rank == 0 else {0: _meet_first(hosts, rank, address, deadline)}
+    logger.info("%d hosts train together; this is %s, number %d", len(hosts), host, rank + 1)
+    return WorkerGroup(hosts, rank, links)
+
+
+def _await_others(hosts: Sequence[str], address: Tuple[str, int], deadline: float) -> Dict[int, _Link]:
+    links: Dict[int, _Link] = {}
+    with socket.create_server(address) as server:
+        while len(links) < len(hosts) - 1:
+            missing = [host for rank, host in enumerate(hosts[1:], 1) if rank not in links]
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                connection, _ = server.accept()
+            except socket.timeout:
+                raise TimeoutError(f"{', '.join(missing)} did not come within {JOIN_LIMIT_S:.0f} s") from None
+            link = _Link(connection)
+            connection.settimeout(_HELLO_LIMIT_S)
+            hello = next(link.receive(), None)
+            connection.settimeout(None)
+            ranks = [rank for rank, host in enumerate(hosts) if host in missing and hello == _greet(hosts, rank)]
+            if ranks:
+                links[ranks[0]] = link
+            else:
+                link.close()  # a stranger
+    return links
+
+
+def _meet_first(hosts: Sequence[str], rank: int, address: Tuple[str, int], deadline: float) -> _Link:
+    while True:
+        try:
+            connection = socket.create_connection(address, max(0.01, deadline - time.monotonic()))
+            break
+        except OSError as error:  # it is not there yet
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{hosts[0]} did not come within {JOIN_LIMIT_S:.0f} s ({error})") from None
+            time.sleep(0.1)
+    connection.settimeout(None)
+    link = _Link(connection)
+    link.send(_greet(hosts, rank))
+    return link
+
+
+def _greet(hosts: Sequence[str], rank: int) -> Dict[str, Any]:
+    return {"rank": rank, "hosts": list(hosts)}
+
+
+class _GradientSum(mx.kv.KVStoreBase):
+    """What a ``Trainer`` needs of the parameter server, which is the sum of gradients.
+
+    Parameters
+    ----------
+    find_server
+        Returns MXNet's distributed store, which must not be kept.
+    first_key
+        The number of the first parameter there; no other network has it.
+    """
+
+    def __init__(self, find_server: Callable[[], Any], first_key: int) -> None:
+        self._find_server, self._first_key = find_server, first_key
+
+    @property
+    def type(self) -> str:
+        """Return MXNet's name of the store."""
+        return str(self._find_server().type)
+
+    @staticmethod
+    def is_capable(capability: str) -> bool:
+        """Say that optimizers stay with the workers."""
+        return False
+
+    def broadcast(self, key: int, value: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
+        """Make place for a parameter's gradients; its value is the same everywhere."""
+        # Sending the value would fail: MXNet 1.9 loses arrays that oneDNN has laid out for inference.
+        self._find_server().init(self._first_key + key, mx.nd.zeros(value.shape, dtype=value.dtype))
+
+    def pushpull(self, key: int, value: Any, out: Any = None, priority: int = 0) -> None:
+        """Replace a parameter's gradients, one a device, by the sum over all devices of all workers."""
+        self._find_server().pushpull(self._first_key + key, value, out=out, priority=priority)
+
+
+class _Link:
+    """A connection to another worker: one line of JSON a message."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that lost its power says nothing
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._connection, self._file = connection, connection.makefile("rb")
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:  # it has gone, which the listener tells
+            logger.debug("a message could not be sent: %s", error)
+
+    def receive(self) -> Iterator[Dict[str, Any]]:
+        """Yield messages until the connection ends or says what no worker would."""
+        try:
+            for line in self._file:
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    return
+                yield message
+        except (OSError, ValueError) as error:
+            logger.debug("a connection ended: %s", error)
+
+    def finish(self) -> None:
+        """Say no more, and leave it to the listener to hear the other out."""
+        with contextlib.suppress(OSError):  # it has gone
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._file.close()
+        self._connection.close()
+
+
+def _work(tasks: queue.Queue[Tuple[concurrent.futures.Future[Any], Callable[..., Any], Any]]) -> None:
+    while True:
+        result, function, arguments = tasks.get()
+        try:
+            result.set_result(function(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+
+def _exit_at_once() -> None:
+    # MXNet would wait for the parameter server, and that for the worker that is gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

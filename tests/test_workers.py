@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, List
+
+import pytest
+from conftest import find_ports
+
+from robostig import workers
+from robostig.workers import WorkerGroup, join_workers
+
+
+def make_environment(rank: int, count: int, port: int) -> Dict[str, str]:
+    """Return what the training toolkit leaves in the environment of a host's script."""
+    return {
+        "SM_HOSTS": json.dumps([f"algo-{number}" for number in range(1, count + 1)]),
+        "SM_CURRENT_HOST": f"algo-{rank + 1}",
+        "SM_INPUT_DATA_CONFIG": '{"training": {"S3DistributionType": "FullyReplicated"}}',
+        "DMLC_ROLE": "worker",
+        "DMLC_NUM_WORKER": str(count),
+        "DMLC_PS_ROOT_URI": "127.0.0.1",
+        "DMLC_PS_ROOT_PORT": str(port),
+    }
+
+
+def run_together(act: Callable[[WorkerGroup], Any], count: int = 3) -> List[Any]:
+    """Let each of several workers do something; return what came of it or what was raised, by rank."""
+    port = find_ports()
+
+    def work(rank: int) -> Any:
+        try:
+            with join_workers(make_environment(rank, count, port)) as group:
+                return act(group)
+        except (ValueError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return [each.result(timeout=30) for each in [pool.submit(work, rank) for rank in range(count)]]
+
+
+def test_one_worker_is_a_group_that_waits_for_nobody():
+    with join_workers({"SM_HOSTS": '["algo-1"]', "SM_CURRENT_HOST": "algo-1"}) as group:
+        assert (group.rank, group.count, group.is_first) == (0, 1, True)
+        assert group.gather("word") == ["word"] and group.wait(max, 1, 2) == 2
+        group.agree({"rows": 3})
+        assert group.share(7) == (0, 7) and group.make_kvstore() == "device"
+    assert join_workers({}).count == 1
+    assert join_workers({"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "1", "SM_HOSTS": '["algo-1"]'}).count == 1
+
+
+@pytest.mark.parametrize(("count", "hosts"), [(7, 3), (64, 2), (2, 2), (1, 3), (0, 2)])
+def test_every_thing_is_one_workers(count, hosts):
+    shares = [range(*WorkerGroup(["host"] * hosts, rank).share(count)) for rank in range(hosts)]
+    assert [number for share in shares for number in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_workers_hear_each_other_by_rank_and_to_the_last_bit():
+    def act(group):
+        said = [{"host": group.host, "value": math.pi ** (10 * group.rank)}, math.nan, group.rank]
+        return [group.gather(value) for value in said]
+
+    for names, undefined, ranks in run_together(act):
+        assert names == [{"host": f"algo-{rank + 1}", "value": math.pi ** (10 * rank)} for rank in range(3)]
+        assert all(map(math.isnan, undefined)) and ranks == [0, 1, 2]
+
+
+def test_workers_that_differ_all_say_in_what():
+    errors = run_together(lambda group: group.agree({"seed": 1, "rows": 60 - group.rank // 2}))
+    assert len({str(error) for error in errors}) == 1 and isinstance(errors[0], ValueError)
+    assert "rows is 60 on algo-1, 60 on algo-2, 59 on algo-3. Each needs all of the data" in str(errors[0])
+    assert "seed" not in str(errors[0])
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_ends_one_worker_ends_all_and_they_say_why(failing):
+    never = threading.Event()
+
+    def act(group):
+        group.gather()
+        if group.rank == failing:
+            raise ValueError("picture 7 is cut off")
+        return group.gather() if group.rank == 2 else group.wait(never.wait)
+
+    errors = run_together(act)
+    never.set()
+    assert str(errors.pop(failing)) == "picture 7 is cut off"
+    assert [str(error) for error in errors] == [f"algo-{failing + 1} failed: picture 7 is cut off"] * 2
+    assert all(isinstance(error, ConnectionError) for error in errors)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_vanishes_is_missed_by_all(killed):
+    def act(group):
+        group.gather()
+        if group.rank == killed:
+            with group._lock:  # as the kernel does for a process that was killed: all at once
+                for link in group._links.values():
+                    link._connection.shutdown(socket.SHUT_RDWR)
+        return group.gather()
+
+    errors = run_together(act)
+    errors.pop(killed)
+    assert [str(error) for error in errors] == [f"algo-{killed + 1} has gone without a word; look at its log"] * 2
+
+
+def test_nobody_leaves_before_the_first_has_finished():
+    finished = threading.Event()
+
+    port = find_ports()
+
+    def work(rank: int) -> bool:
+        with join_workers(make_environment(rank, 3, port)) as group:
+            if group.is_first:
+                time.sleep(0.1)
+                finished.set()
+        return finished.is_set()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(work, range(3)))
+
+
+def test_others_that_have_finished_hear_of_the_firsts_failure():
+    def act(group):
+        if group.is_first:
+            raise OSError("the disk is full")
+
+    assert [str(error) for error in run_together(act)[1:]] == ["algo-1 failed: the disk is full"] * 2
+
+
+def test_a_function_that_fails_while_workers_wait_for_it_fails_as_ever():
+    def act(group):
+        return group.wait(int, "seven") if group.is_first else group.wait(int, "7")
+
+    errors = run_together(act, count=2)
+    assert "invalid literal" in str(errors[0]) and str(errors[1]).startswith("algo-1 failed: invalid literal")
+
+
+def test_a_parameter_server_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(workers, "STALL_LIMIT_S", 0.2)
+    never = threading.Event()
+    errors = run_together(lambda group: group.wait(never.wait), count=2)
+    never.set()
+    assert all(isinstance(error, OSError) for error in errors)
+    assert any("parameter server has not answered" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize(("rank", "missing"), [(0, "algo-2, algo-3"), (2, "algo-1")])
+def test_a_host_that_does_not_come_is_named(monkeypatch, rank, missing):
+    monkeypatch.setattr(workers, "JOIN_LIMIT_S", 0.3)
+    with pytest.raises(TimeoutError, match=f"^{missing} did not come within"):
+        join_workers(make_environment(rank, 3, find_ports()))
+
+
+def test_strangers_at_the_port_are_turned_away(monkeypatch):
+    monkeypatch.setattr(workers, "_HELLO_LIMIT_S", 0.2)
+    port = find_ports()
+
+    def knock(words: bytes) -> bytes:
+        for _ in range(200):
+            try:
+                with socket.create_connection(("127.0.0.1", port + 1), 10) as connection:
+                    connection.sendall(words)
+                    return connection.recv(1)
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        raise AssertionError("nobody listens")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(join_workers, make_environment(0, 2, port))
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": "x", "hosts": 7}\n', b"[]\n", b"", b"\xff\n"):
+            assert knock(words) == b""
+        second = join_workers(make_environment(1, 2, port))
+        told = pool.submit(first.result(timeout=10).gather, "one")
+        assert second.gather("two") == told.result(timeout=10) == ["one", "two"]
+
+
+BAD = [
+    ({"DMLC_ROLE": ""}, r'3 hosts.* give the estimator distribution={"parameter_server": {"enabled": True}}'),
+    ({"DMLC_NUM_WORKER": "2"}, "DMLC_NUM_WORKER is 2; it must be one of as many"),
+    ({"SM_CURRENT_HOST": "algo-9"}, "this host is 'algo-9' of"),
+    (
+        {"SM_INPUT_DATA_CONFIG": '{"training": {"S3DistributionType": "ShardedByS3Key"}}'},
+        "the channel training gives each host a part of the data .* Use FullyReplicated",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[next(iter(changes)) for changes, _ in BAD])
+def test_a_job_that_cannot_train_together_is_refused_before_it_begins(changes, message):
+    with pytest.raises(ValueError, match=message):
+        join_workers({**make_environment(0, 3, 1), **changes})
