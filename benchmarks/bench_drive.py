@@ -31,9 +31,10 @@ from robostig.backend import mx
 from robostig.driving import protocol
 from robostig.driving.driver import decode_jpeg
 from robostig.driving.simulator import parse_address
-from robostig.driving_log import LOG_NAME, encode_jpeg, read_driving_log
+from robostig.driving_log import LOG_NAME, read_driving_log
 from robostig.metrics import summarize_latency
 from robostig.models import get_model, get_spec
+from robostig.picture import encode_jpeg
 from robostig.pilot import Pilot
 from robostig.simulation import Simulation, load_track
 

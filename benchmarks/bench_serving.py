@@ -27,9 +27,10 @@ import numpy as np
 from robostig.artifact import save_artifact
 from robostig.backend import mx
 from robostig.container import Server
-from robostig.driving_log import LOG_NAME, decode_picture, encode_jpeg, read_driving_log
+from robostig.driving_log import LOG_NAME, read_driving_log
 from robostig.metrics import summarize_latency
 from robostig.models import get_model, get_spec
+from robostig.picture import decode_picture, encode_jpeg
 from robostig.preprocessing import InputSpec, preprocess
 from robostig.simulation import Simulation, load_track
 

@@ -15,8 +15,8 @@ from typing import Any, Callable, Dict, Generator, Iterable, List, Optional, Seq
 import numpy as np
 from tqdm import tqdm
 
-from robostig.driving_log import encode_jpeg
 from robostig.metrics import LIMIT_M, measure_autonomy, measure_whiteness
+from robostig.picture import encode_jpeg
 from robostig.pilot import Pilot
 from robostig.simulation import FRAME_S, TOP_MPH, Simulation, Track, check_laps, steer_towards
 

@@ -16,7 +16,7 @@ from robostig._files import make_folder, replace_file
 from robostig.backend import choose_contexts
 from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.config import TrainingConfig
-from robostig.driving_log import DrivingLog, Split
+from robostig.driving_log import DrivingLog
 from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
@@ -24,6 +24,7 @@ from robostig.pilot import Pilot
 from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
 from robostig.roads import TEST_ROADS, record_training_roads, training_tracks
 from robostig.simulation import Track, check_laps, parse_tracks
+from robostig.split import Split
 from robostig.training import CHECKPOINT
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Datasets and loaders that every model shares: a driving log, or the earlier modules' arrays, in; batches out.
 
 >>> from robostig.data import SteeringDataset, TrainingLoader, open_frames
->>> from robostig.driving_log import read_driving_log, split_by_time
+>>> from robostig.driving_log import read_driving_log
 >>> from robostig.models import get_spec
+>>> from robostig.split import split_by_time
 >>> log = read_driving_log("recording")                           # doctest: +SKIP
 >>> split = split_by_time(log)                                    # doctest: +SKIP
 >>> frames = open_frames(log, get_spec("comma").input)            # doctest: +SKIP

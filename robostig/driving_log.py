@@ -1,4 +1,4 @@
-"""Driving logs as people really have them: ``driving_log.csv`` and its pictures, read, checked and split.
+"""Driving logs as people really have them: ``driving_log.csv`` and its pictures, read, checked and written.
 
 Udacity's simulator writes the absolute paths of the machine that recorded; logs then travel, get joined, lose
 pictures and gain headers. :func:`read_driving_log` copes with all of that, and where it cannot, it says in which file
@@ -33,7 +33,6 @@ from typing import (
     Union,
 )
 
-import cv2
 import numpy as np
 
 from robostig._files import fill_folder, make_folder
@@ -45,6 +44,7 @@ from robostig.packed_log import (
     read_picture_bytes,
     write_packed,
 )
+from robostig.picture import SUFFIXES, decode_picture, encode_jpeg, inspect_picture
 
 __all__ = [
     "CAMERAS",
@@ -54,11 +54,9 @@ __all__ = [
     "DrivingLog",
     "DrivingLogWriter",
     "SkippedRow",
-    "Split",
     "pack_driving_log",
     "read_driving_log",
     "read_picture",
-    "split_by_time",
 ]
 
 logger = logging.getLogger(__name__)
@@ -67,15 +65,11 @@ CAMERAS = ("center", "left", "right")
 LOG_NAME = "driving_log.csv"
 PICTURES_NAME = "IMG"
 RECORDING_HZ = 15.0  # Udacity's simulator; used where file names carry no time
-JPEG_QUALITY = 75  # in percent, as the simulator's
 SHARD_MB = 256.0  # megabytes (1e6 bytes) that a file of a packed log has
 
 _COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _ALIASES = {"centre": "center", "steering_angle": "steering", "angle": "steering"}
 _TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_SIGNATURES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how a whole JPEG, or PNG, begins and ends
-_TAIL = 4096  # bytes from the end in which the ending is: some cameras add to their pictures
 _FILES_AT_ONCE = 16
 _ROWS_AT_ONCE = 2048
 _DECIMAL_COMMAS = (
@@ -187,19 +181,20 @@ class DrivingLog:
             digest.update(repr([drive.start for drive in self.drives]).encode())
         return digest.hexdigest()
 
+    def locate_drives(self) -> List[Tuple[int, int]]:
+        """Return for each drive its first row, and the one after its last."""
+        starts = [drive.start for drive in self.drives]
+        return list(zip(starts, [*starts[1:], len(self)]))
+
     def identify_drives(self) -> Tuple[str, ...]:
         """Return for each drive 64 hexadecimal digits of its labels and centre pictures, whatever it is joined to."""
         digests = []
-        for start, stop in self._list_ranges():
+        for start, stop in self.locate_drives():
             digest = hashlib.sha256(np.ascontiguousarray(self.steering[start:stop], np.float32).tobytes())
             for row in range(start, stop):
                 digest.update(_identify_picture(self.pictures["center"][row]))
             digests.append(digest.hexdigest())
         return tuple(digests)
-
-    def _list_ranges(self) -> List[Tuple[int, int]]:
-        starts = [drive.start for drive in self.drives]
-        return list(zip(starts, [*starts[1:], len(self)]))
 
     def describe(self) -> str:
         """Return one or two lines for people: rows, drives, minutes, cameras, and what was left out and why."""
@@ -331,15 +326,6 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
     return decode_picture(read_picture_bytes(path), str(path))
 
 
-def decode_picture(data: bytes, name: str) -> np.ndarray:
-    """Decode the bytes of a JPEG or PNG file; as :func:`read_picture`, with ``name`` for the message."""
-    fault = _find_fault(len(data), data[:4], data[-_TAIL:])
-    picture = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ValueError(f"{name}: {fault or 'is no picture that can be decoded'}; remove its row or restore the file")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
-
-
 class DrivingLogWriter:
     """Writes a driving log as Udacity's simulator does: ``driving_log.csv`` without a header, and pictures in ``IMG/``.
 
@@ -468,14 +454,6 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read() == b"\n"
-
-
-def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
-    """Return a (H, W, 3) uint8 RGB picture as the bytes of a JPEG file, as Udacity's simulator compresses them."""
-    data: np.ndarray = cv2.imencode(
-        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )[1]
-    return data.tobytes()
 
 
 def _find_sources(path: Path) -> List[Path]:
@@ -747,7 +725,7 @@ class _PictureIndex:
         self._by_name: Dict[str, List[str]] = defaultdict(list)
         for folder, _, names in _walk(self.folder):
             for name in names:
-                if os.path.splitext(name)[1].lower() in _SUFFIXES:
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
                     self._by_name[name].append(os.path.join(folder, name))
                 elif name == INDEX_NAME or (name == LOG_NAME and Path(folder) != self.folder):
                     self.others.append(os.path.relpath(os.path.join(folder, name), self.folder))
@@ -761,7 +739,7 @@ class _PictureIndex:
             raise _BadRowError(f"no {camera} picture named", f"it names no {camera} picture")
         parts = re.split(r"[\\/]", text)
         found = self._choose(parts, self._by_name.get(parts[-1], []), text)
-        fault = _inspect(found)
+        fault = inspect_picture(found)
         if fault:
             raise _BadRowError(f"{camera} picture damaged", f"the {camera} picture {found} {fault}")
         return found
@@ -791,139 +769,6 @@ def _common_end(parts: Sequence[str], others: Sequence[str]) -> int:
             break
         same += 1
     return same
-
-
-def _inspect(path: str) -> Optional[str]:
-    """Say what is wrong with a picture file, as far as its first and last bytes tell; None if it seems whole."""
-    with open(path, "rb") as file:
-        head = file.read(4)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL))
-        return _find_fault(size, head, file.read())
-
-
-def _find_fault(size: int, head: bytes, tail: bytes) -> Optional[str]:
-    if size == 0:
-        return "is empty"
-    for beginning, ending in _SIGNATURES:
-        if head.startswith(beginning):
-            whole = ending in tail
-            return None if whole else f"is cut off: its {size:,} bytes do not end as a whole picture does"
-    return "is neither a JPEG nor a PNG"
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows to train on and rows held out, as whole stretches of time.
-
-    Parameters
-    ----------
-    train, validation
-        Row numbers, ascending, (N,) int64.
-    left_out
-        Number of rows that belong to neither: the gaps at the borders.
-    description
-        The split in one sentence.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    left_out: int
-    description: str
-
-
-def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 10.0, gap_s: float = 1.0) -> Split:
-    """Hold out whole stretches of time, spread evenly over the drive.
-
-    Neighbouring frames are some 70 ms apart and look alike; a random split puts near copies of the training frames
-    into the validation set, and its error says nothing. Here the drive is cut into stretches of equal length, every
-    ``1 / fraction``-th is held out, and rows close to its borders are dropped from training.
-
-    Parameters
-    ----------
-    log
-        The drive.
-    fraction
-        Share of the stretches that is held out, above 0 and up to 0.5, rounded to one in a whole number: 0.2 is every
-        fifth, 0.3 every third.
-    stretch_s
-        Wished length of a stretch in seconds; shorter where the drive is too short for ``1 / fraction`` of them.
-    gap_s
-        Seconds on both sides of a held-out stretch that are left out of training.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, or the log is too short to leave rows on both sides.
-    """
-    if not 0.0 < fraction <= 0.5:
-        raise ValueError(f"the held-out fraction is {fraction}; it must be above 0 and at most 0.5")
-    if stretch_s <= 0.0 or gap_s < 0.0:
-        raise ValueError(f"stretch_s={stretch_s} must be above 0, and gap_s={gap_s} at least 0")
-    clock = log.driving_clock()
-    duration = float(clock[-1]) + 1.0 / RECORDING_HZ
-    period = round(1.0 / fraction)
-    stretches = max(period, round(duration / stretch_s / period) * period)
-    length_s = duration / stretches
-    held_out = np.arange(stretches) % period == period // 2
-    stretch = np.minimum((clock / length_s).astype(np.int64), stretches - 1)
-    in_validation = held_out[stretch]
-    # A row is in the gap if the drive was, or will be, held out within gap_s of it.
-    before, after = (np.clip((clock + gap) / length_s, 0, stretches - 1).astype(np.int64) for gap in (-gap_s, gap_s))
-    held_out_until = np.concatenate([[0], np.cumsum(held_out)])  # the gap may reach across a whole stretch
-    near = held_out_until[after + 1] > held_out_until[before]
-    near |= _find_near_in_time(log, in_validation, gap_s)
-    train, validation = np.flatnonzero(~in_validation & ~near), np.flatnonzero(in_validation)
-    if not len(train) or not len(validation):
-        raise ValueError(
-            f"{log.source} is too short to split: {len(log)} rows, {duration:.1f} s of driving, with {gap_s:g} s left "
-            f"out at each border leave {len(train)} rows to train on and {len(validation)} to hold out; record more, "
-            "shorten the gap, or, if the rows are not in the order of time, sort them"
-        )
-    left_out = len(log) - len(train) - len(validation)
-    return Split(
-        train,
-        validation,
-        left_out,
-        f"{held_out.sum()} of {stretches} stretches of {length_s:.1f} s held out, every {period}th, evenly over the "
-        f"drive: {len(train):,} rows to train on, {len(validation):,} held out, {left_out:,} in gaps of {gap_s:g} s "
-        "left out",
-    )
-
-
-def _find_near_in_time(log: DrivingLog, held_out: np.ndarray, gap_s: float) -> np.ndarray:
-    """Return (N,) bool: rows that were recorded within ``gap_s`` of a held-out one, wherever in the file they stand.
-
-    In a log as it was recorded these are the rows of the gaps; in one that was shuffled, or joined from overlapping
-    parts, they are the copies of held-out frames. Different drives may have been recorded at the same time.
-    """
-    near = np.zeros(len(log), bool)
-    for rows in _group_by_clock(log):
-        time_s = log.time_s[rows]
-        times = np.sort(time_s[held_out[rows] & np.isfinite(time_s)])
-        if len(times):
-            after = np.clip(np.searchsorted(times, time_s), 0, len(times) - 1)
-            before = np.maximum(after - 1, 0)
-            distance = np.minimum(np.abs(times[after] - time_s), np.abs(times[before] - time_s))
-            near[rows] = distance < gap_s  # False for NaN
-    return near
-
-
-def _group_by_clock(log: DrivingLog) -> List[np.ndarray]:
-    """Return the rows of each drive; those of drives that share a frame, which are parts of one, together."""
-    ranges = log._list_ranges()
-    groups = np.arange(len(ranges))
-    alike: Dict[Tuple[str, float], List[Tuple[int, str]]] = defaultdict(list)  # drives and pictures
-    for drive, (start, stop) in enumerate(ranges if len(ranges) > 1 else []):
-        for row in start + np.flatnonzero(np.isfinite(log.time_s[start:stop])):
-            picture = log.pictures["center"][row]
-            others = alike[os.path.basename(picture), float(log.steering[row])]
-            for other, twin in others:
-                if groups[other] != groups[drive] and measure_picture(twin) == measure_picture(picture):
-                    groups[groups == groups[drive]] = groups[other]
-            others.append((drive, picture))
-    of_row = np.repeat(groups, [stop - start for start, stop in ranges])
-    return [np.flatnonzero(of_row == group) for group in np.unique(groups)]
 
 
 def _identify_picture(picture: str) -> bytes:

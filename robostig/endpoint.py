@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from robostig.driving_log import encode_jpeg
+from robostig.picture import encode_jpeg
 from robostig.preprocessing import check_frame
 
 __all__ = ["Endpoint", "explain"]

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from robostig._compat import count_usable_cpus
 from robostig._files import replace_file
-from robostig.driving_log import decode_picture
 from robostig.packed_log import PackedPicture, digest_picture, read_in_order, read_picture_bytes
+from robostig.picture import decode_picture
 from robostig.preprocessing import InputSpec, preprocess
 
 __all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]

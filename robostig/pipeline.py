@@ -16,11 +16,12 @@ from robostig.backend import choose_contexts
 from robostig.closed_loop import ClosedLoop
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, has_arrays, open_frames, read_arrays
-from robostig.driving_log import DrivingLog, Split, read_driving_log, split_by_time
+from robostig.driving_log import DrivingLog, read_driving_log
 from robostig.evaluation import OpenLoop, Steer, evaluate_on_log, evaluate_open_loop
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec
+from robostig.split import Split, split_by_time
 from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, fit
 from robostig.workers import WorkerGroup
 

@@ -30,8 +30,9 @@ from robostig.backend import mx
 from robostig.closed_loop import Drive
 from robostig.comparison import CAVEAT, DRIVES, REPORT, Comparison
 from robostig.config import TrainingConfig
-from robostig.driving_log import encode_jpeg, read_picture
+from robostig.driving_log import read_picture
 from robostig.metrics import DEGREES, INTERVENTION_S, LIMIT_M, STRAIGHT, score_steering
+from robostig.picture import encode_jpeg
 from robostig.roads import RECIPE, TEST_ROADS, training_tracks
 from robostig.simulation.car import WHEELBASE_M
 

@@ -11,8 +11,8 @@ import pytest
 from robostig.backend import mx
 from robostig.camera import HEIGHT, WIDTH
 from robostig.closed_loop import LIMIT_M, ClosedLoop, Constant, Drive, evaluate_closed_loop
-from robostig.driving_log import decode_picture
 from robostig.metrics import measure_whiteness
+from robostig.picture import decode_picture
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec
 from robostig.simulation import DIRECTIONS, FRAME_S, LOOKS, Simulation, Track, load_track, parse_tracks, steer_towards

@@ -21,9 +21,10 @@ from robostig.data import (
     open_frames,
     read_arrays,
 )
-from robostig.driving_log import read_driving_log, read_picture, split_by_time
+from robostig.driving_log import read_driving_log, read_picture
 from robostig.models import get_spec
 from robostig.preprocessing import InputSpec, preprocess
+from robostig.split import split_by_time
 
 SPEC = InputSpec(8, 16, crop_top=0.25)
 NEVER = {each.name: 0.0 for each in fields(Augmentation)}

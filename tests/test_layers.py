@@ -12,9 +12,9 @@ import robostig
 
 PACKAGE = Path(robostig.__file__).parent
 FLOORS = (
-    ("_compat", "_files", "packed_log"),
+    ("_compat", "_files", "packed_log", "picture"),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
-    ("backend", "frame_cache", "augmentation", "figures", "simulation"),
+    ("backend", "split", "frame_cache", "augmentation", "figures", "simulation"),
     ("artifact", "models", "data", "workers", "channel"),
     ("pilot", "endpoint"),
     ("training", "evaluation", "closed_loop", "roads"),
@@ -24,7 +24,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WITHOUT_MXNET = (*FLOORS[0], *FLOORS[1], "frame_cache", "augmentation", "figures", "simulation")
+WITHOUT_MXNET = (*FLOORS[0], *FLOORS[1], "split", "frame_cache", "augmentation", "figures", "simulation")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from robostig import packed_log
 from robostig.backend import mx
-from robostig.driving_log import LOG_NAME, DrivingLog, pack_driving_log, read_driving_log, read_picture, split_by_time
+from robostig.driving_log import LOG_NAME, DrivingLog, pack_driving_log, read_driving_log, read_picture
 from robostig.packed_log import (
     INDEX_NAME,
     PackedPicture,
@@ -24,6 +24,7 @@ from robostig.packed_log import (
     read_picture_bytes,
     unpack_stream,
 )
+from robostig.split import split_by_time
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 ARRAYS = ("steering", "throttle", "brake", "speed_mph", "time_s")

@@ -17,7 +17,7 @@ from robostig import camera
 from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.comparison import Comparison, choose
 from robostig.config import TrainingConfig
-from robostig.driving_log import Split, read_driving_log
+from robostig.driving_log import read_driving_log
 from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
 from robostig.pipeline import TrainedModel
@@ -25,6 +25,7 @@ from robostig.report import FRAMES, _rebuild_command, _trace_path, write_report
 from robostig.roads import RECIPE, TEST_ROADS
 from robostig.simulation import parse_tracks
 from robostig.simulation.car import Car
+from robostig.split import Split
 from robostig.training import EpochRecord, TrainingResult
 
 ROWS, HELD_OUT = 600, np.r_[100:250, 400:550]

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from robostig.artifact import read_facts
 from robostig.comparison import BLOCK_S, choose_by_closeness, find_quickest
-from robostig.driving_log import DrivingLog, encode_jpeg, read_driving_log
+from robostig.driving_log import DrivingLog, read_driving_log
 from robostig.endpoint import JPEG_QUALITY, Endpoint
 from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, score_steering, summarize_latency
 from robostig.packed_log import read_picture_bytes
+from robostig.picture import encode_jpeg
 from robostig.pipeline import choose_rows
 from robostig.preprocessing import check_frame
 from robostig.serving import model_fn, transform_fn

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from robostig.driving import protocol
 from robostig.driving.protocol import Telemetry
-from robostig.driving_log import encode_jpeg
 from robostig.metrics import DEGREES, LIMIT_M, measure_autonomy, measure_whiteness, summarize_latency
+from robostig.picture import encode_jpeg
 from robostig.simulation import FRAME_S, Simulation, steer_towards
 
 __all__ = ["SimulatedDrive", "parse_address", "simulate"]

@@ -12,7 +12,7 @@ import threading
 from typing import Any, Iterable, Optional, Tuple, Union
 
 from robostig.driving.server import DrivingServer
-from robostig.driving_log import encode_jpeg
+from robostig.picture import encode_jpeg
 
 TEXT, BINARY, CLOSE, WS_PING, WS_PONG = 1, 2, 8, 9, 10
 

@@ -26,8 +26,9 @@ from robostig.backend import mx
 from robostig.driving import lookout
 from robostig.driving.driver import decode_jpeg
 from robostig.driving.server import DrivingServer
-from robostig.driving_log import DrivingLogWriter, encode_jpeg, read_driving_log, read_picture
+from robostig.driving_log import DrivingLogWriter, read_driving_log, read_picture
 from robostig.models import get_model, get_spec
+from robostig.picture import encode_jpeg
 from robostig.pilot import Pilot
 
 GOOD = write_telemetry(draw_road(0.3))

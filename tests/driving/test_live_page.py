@@ -23,8 +23,9 @@ from raw_simulator import RawSimulator, ServerThread, write_telemetry
 from robostig.artifact import save_artifact
 from robostig.backend import mx
 from robostig.driving.server import DrivingServer
-from robostig.driving_log import encode_jpeg, read_driving_log
+from robostig.driving_log import read_driving_log
 from robostig.models import get_model, get_spec
+from robostig.picture import encode_jpeg
 from robostig.pilot import Pilot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,7 +10,8 @@ from typing import Dict
 import numpy as np
 import pytest
 
-from robostig.driving_log import CAMERAS, LOG_NAME, encode_jpeg, read_driving_log, read_picture
+from robostig.driving_log import CAMERAS, LOG_NAME, read_driving_log, read_picture
+from robostig.picture import encode_jpeg
 from robostig.simulation import FRAME_S, Simulation, load_track, record, steer_towards
 
 LAKE, BACK = load_track("lake"), load_track("lake", "backward")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from robostig.picture import decode_picture, encode_jpeg, inspect_picture
+
+FRAME = np.full((16, 32, 3), (200, 100, 50), np.uint8)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_picture_is_rgb(kind):
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    picture = decode_picture(cv2.imencode(kind, red)[1].tobytes(), "red")
+    assert picture.dtype == np.uint8 and np.abs(picture.astype(int) - [255, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"", "is empty"), (b"GIF89a" * 20, "neither a JPEG"), (b"\xff\xd8\xff\xd9", "can be decoded")],
+)
+def test_what_is_no_picture_is_refused(data, message):
+    with pytest.raises(ValueError, match=f"frame.jpg: .*{message}"):
+        decode_picture(data, "frame.jpg")
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_files_fault_is_found_without_decoding_it(tmp_path, kind):
+    path, data = tmp_path / "frame", cv2.imencode(kind, FRAME)[1].tobytes()
+    faults = {
+        data: None,
+        data + bytes(1000): None,  # some cameras add to their pictures
+        data[:-20]: f"is cut off: its {len(data) - 20:,} bytes do not end as a whole picture does",
+        b"x" + data: "is neither a JPEG nor a PNG",
+        b"": "is empty",
+    }
+    for content, fault in faults.items():
+        path.write_bytes(content)
+        assert inspect_picture(path) == fault
+
+
+def test_a_jpeg_is_rgb_and_about_as_small_as_the_simulators():
+    data = encode_jpeg(FRAME)
+    assert data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9") and type(data) is bytes
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded.astype(int) - FRAME).max() <= 4
+    noise = np.random.default_rng(0).integers(0, 256, (160, 320, 3), np.uint8)
+    assert len(encode_jpeg(noise, 30)) < len(encode_jpeg(noise)) < len(encode_jpeg(noise, 95))
