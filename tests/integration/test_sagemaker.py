@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Iterator, List
 
@@ -39,7 +40,10 @@ def amazon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amazon]:
             patch.delenv(name)
         for name, value in ACCOUNT.items():
             patch.setenv(name, value)
-        patch.chdir(ROOT)  # the call's paths are those of a checkout
+        # The call's paths are those of a checkout. It is a copy, because the SDK packs nothing from under /root.
+        checkout = tmp_path_factory.mktemp("checkout")
+        shutil.copytree(ROOT / "robostig", checkout / "robostig", ignore=shutil.ignore_patterns("__pycache__"))
+        patch.chdir(checkout)
         with Amazon(tmp_path_factory.mktemp("amazon")) as account:
             yield account
 
