@@ -179,7 +179,9 @@ def _build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--constant", metavar="STEERING", type=float, help="score a driver who never looks: always this, -1 to 1"
     )
-    _add_data(evaluate, "recorded drive: a folder with driving_log.csv", required=False)
+    _add_data(
+        evaluate, "recorded drive: a folder with driving_log.csv, several of them, or a packed one", required=False
+    )
     _add_track(evaluate, "drive it and count interventions")
     evaluate.add_argument(
         "--delay", metavar="S", type=float, default=0.0, help="seconds between an answer and the wheels; default 0"
@@ -202,7 +204,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_data(
         compare,
-        "recorded drive: a folder with driving_log.csv; without it, the expert is recorded on the built-in track, and "
+        "recorded drive: a folder with driving_log.csv, several of them, or a packed one; without it, the expert is "
+        "recorded on the built-in track, and "
         f"some defaults are others: {', '.join(f'{name} {value}' for name, value in RECIPE.items())}",
         required=False,
     )
@@ -382,13 +385,16 @@ def _tune(arguments: argparse.Namespace) -> None:
             validation_folder=arguments.validation,
         )
     command = _make_train_command(tuning.best_config, arguments)
+    # Somebody may have taken it away since its trial.
+    best = tuning.folder / BEST if (tuning.folder / BEST).is_dir() else None
     if arguments.json:
-        _print_json({**tuning.to_dict(), "train": command, "artifact": str(tuning.folder / BEST)})
+        _print_json({**tuning.to_dict(), "train": command, "artifact": str(best) if best else None})
         return
     _print_tuning(tuning)
     print(
         f"\ntrain so      {command}\non SageMaker  hyperparameters={json.dumps(tuning.hyperparameters)}\n\n"
-        f"artifact  {tuning.folder / BEST}\nnumbers   {tuning.folder / TUNING}\npicture   {tuning.folder / PICTURE}"
+        f"artifact  {best or 'gone; train it again as above'}\n"
+        f"numbers   {tuning.folder / TUNING}\npicture   {tuning.folder / PICTURE}"
     )
 
 

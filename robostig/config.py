@@ -134,9 +134,9 @@ class TrainingConfig:
         for name, value in values.items():
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {names[near[0]].name}? " if near else ""
+                hint = f" (did you mean {names[near[0]].name}?)" if near else ""
                 raise ValueError(
-                    f"there is no setting {name!r}; {hint}There are: {', '.join(each.name for each in fields(cls))}"
+                    f"there is no setting {name!r}{hint}; there are: {', '.join(each.name for each in fields(cls))}"
                 )
             each = names[name]
             if isinstance(value, str):

@@ -153,8 +153,8 @@ class TrainingLoader:
     seed
         Of the loader's own generator.
     part
-        Which part of every batch is made here, as rank and count: (0, 1), the default, is all of it. The parts of all
-        ranks are, byte for byte, the whole batch.
+        Which frames of every batch are made here, as start and stop; all if None. Parts side by side are, byte for
+        byte, the whole batch.
 
     Raises
     ------
@@ -171,14 +171,13 @@ class TrainingLoader:
         balance: float = 0.25,
         side_cameras: float = 0.67,
         seed: int = 0,
-        part: Tuple[int, int] = (0, 1),
+        part: Optional[Tuple[int, int]] = None,
     ) -> None:
         if batch_size < 1 or not 0.0 <= side_cameras <= 1.0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, and side_cameras={side_cameras} within 0..1")
-        rank, count = part
-        if not 0 <= rank < count <= batch_size:
-            raise ValueError(f"part={part} of a batch of {batch_size}: rank must be less than count, and none is empty")
-        self._cut = (batch_size * rank // count, batch_size * (rank + 1) // count)
+        start, stop = self._cut = (0, batch_size) if part is None else part
+        if not 0 <= start < stop <= batch_size:
+            raise ValueError(f"part={part} is not a start and a stop within a batch of {batch_size}")
         self.dataset = dataset
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()

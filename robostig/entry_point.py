@@ -140,9 +140,11 @@ def _train(arguments: argparse.Namespace, workers: WorkerGroup) -> None:
     # Not at the top: the inference image imports this file too, and has neither OpenCV nor a recording.
     from robostig.channel import find_channel
     from robostig.config import TrainingConfig
+    from robostig.models import get_spec
     from robostig.pipeline import read_recording, train_model
 
     config = TrainingConfig.from_arguments(arguments)
+    get_spec(config.model)  # before the data is read, which may take long
     if not arguments.training:
         raise ValueError("there is nothing to learn from: give the estimator a channel `training`, or --training DIR")
     training, validation = (folder and find_channel(folder) for folder in (arguments.training, arguments.validation))

@@ -148,6 +148,7 @@ def fit(
     workers
         Those who train this network together, each calling this with the same arguments; this process alone if None.
         Each takes its share of every batch, all end with the same parameters and history, and the first writes files.
+        The result is one worker's to within rounding, but for dropout, whose masks each worker draws for its share.
 
     Raises
     ------
@@ -241,7 +242,7 @@ def make_loader(
         balance=config.balance,
         side_cameras=config.side_cameras,
         seed=config.seed,
-        part=(workers.rank, workers.count) if workers is not None else (0, 1),
+        part=workers.share(config.batch_size) if workers is not None else None,
     )
 
 
@@ -425,7 +426,7 @@ class _Run:
             header = json.loads(arrays.pop("header").tobytes())
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"the checkpoint {path} cannot be read ({error}); remove it to start anew") from error
-        theirs, ours = header["settings"], self._settings()
+        theirs, ours = {"hosts": 1, **header["settings"]}, self._settings()  # there was a time without several hosts
         differing = [
             f"{name} was {theirs.get(name)}, is {ours.get(name)}" for name in ours if theirs.get(name) != ours[name]
         ]

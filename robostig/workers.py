@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 JOIN_LIMIT_S = 900.0  # the training toolkit waits as long for the hosts' names
 STALL_LIMIT_S = 900.0  # no step takes as long, unless the parameter server is gone
 _HELLO_LIMIT_S = 10.0
+_WELCOME = {"welcome": True}
 _KEYS_A_NETWORK = 100_000  # more than a network has parameters
 
 T = TypeVar("T")
@@ -121,7 +122,8 @@ class WorkerGroup:
                 for name in differing
             )
             raise ValueError(
-                f"the hosts do not train the same: {found}. Each needs all of the data, and the same settings"
+                f"the hosts do not train the same: {found}. Each needs all of the data, the same settings, and the "
+                "same checkpoint or none"
             )
 
     def make_kvstore(self) -> Any:
@@ -277,7 +279,14 @@ def join_workers(environ: Mapping[str, str]) -> WorkerGroup:
 
 def _await_others(hosts: Sequence[str], address: Tuple[str, int], deadline: float) -> Dict[int, _Link]:
     links: Dict[int, _Link] = {}
-    with socket.create_server(address) as server:
+    try:
+        listening = socket.create_server(address)
+    except OSError as error:
+        raise OSError(
+            f"the hosts of a job meet at {hosts[0]}, port {address[1]}, the one after DMLC_PS_ROOT_PORT, where nobody "
+            f"can listen: {error.strerror}"
+        ) from error
+    with listening as server:
         while len(links) < len(hosts) - 1:
             missing = [host for rank, host in enumerate(hosts[1:], 1) if rank not in links]
             server.settimeout(max(0.01, deadline - time.monotonic()))
@@ -291,6 +300,7 @@ def _await_others(hosts: Sequence[str], address: Tuple[str, int], deadline: floa
             connection.settimeout(None)
             ranks = [rank for rank, host in enumerate(hosts) if host in missing and hello == _greet(hosts, rank)]
             if ranks:
+                link.send(_WELCOME)
                 links[ranks[0]] = link
             else:
                 link.close()  # a stranger
@@ -299,17 +309,21 @@ def _await_others(hosts: Sequence[str], address: Tuple[str, int], deadline: floa
 
 def _meet_first(hosts: Sequence[str], rank: int, address: Tuple[str, int], deadline: float) -> _Link:
     while True:
+        reason = "somebody else listens there"
         try:
             connection = socket.create_connection(address, max(0.01, deadline - time.monotonic()))
-            break
+            connection.settimeout(_HELLO_LIMIT_S)
+            link = _Link(connection)
+            link.send(_greet(hosts, rank))
+            if next(link.receive(), None) == _WELCOME:
+                connection.settimeout(None)
+                return link
+            link.close()
         except OSError as error:  # it is not there yet
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{hosts[0]} did not come within {JOIN_LIMIT_S:.0f} s ({error})") from None
-            time.sleep(0.1)
-    connection.settimeout(None)
-    link = _Link(connection)
-    link.send(_greet(hosts, rank))
-    return link
+            reason = str(error)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{hosts[0]} did not come within {JOIN_LIMIT_S:.0f} s ({reason})")
+        time.sleep(0.1)
 
 
 def _greet(hosts: Sequence[str], rank: int) -> Dict[str, Any]:

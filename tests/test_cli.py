@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_settings_are_tuned_and_the_printed_command_trains_with_the_best(zoo, ru
     assert told["train"] in out and json.dumps(told["hyperparameters"]) in out
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["setting", "model", "learning_rate"]
     assert_one_line(run("tune", *words, "--balance", "0"), 1, "study of something else (balance was 0 to 1, is 0.0)")
+    shutil.rmtree("tuned/best")
+    assert "artifact  gone; train it again as above" in run("tune", *words, "--trials", "2")[1]
 
 
 def test_tuning_without_optuna_says_what_to_install(run, make_recording, monkeypatch):

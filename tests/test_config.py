@@ -108,12 +108,12 @@ def test_what_is_not_allowed_is_refused_with_what_is(name, value, message):
     [("epoch", "epochs"), ("learningrate", "learning_rate"), ("optmzer", "optimizer"), ("gap-m", "gap_s")],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
-    with pytest.raises(ValueError, match=f"no setting '{name}'; did you mean {nearest}\\? There are: model, epochs"):
+    with pytest.raises(ValueError, match=f"no setting '{name}' .did you mean {nearest}\\?.; there are: model, epochs"):
         TrainingConfig.from_dict({name: "1"})
 
 
 def test_a_name_near_nothing_is_refused_without_a_guess():
-    with pytest.raises(ValueError, match="no setting '_tuning_objective_metric'; There are: model"):
+    with pytest.raises(ValueError, match="no setting '_tuning_objective_metric'; there are: model"):
         TrainingConfig.from_dict({"_tuning_objective_metric": "x"})
 
 

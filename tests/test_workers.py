@@ -180,6 +180,17 @@ def test_strangers_at_the_port_are_turned_away(monkeypatch):
         assert second.gather("two") == told.result(timeout=10) == ["one", "two"]
 
 
+def test_a_port_that_somebody_else_has_is_named_and_nobody_waits_for_ever(monkeypatch):
+    monkeypatch.setattr(workers, "_HELLO_LIMIT_S", 0.1)
+    monkeypatch.setattr(workers, "JOIN_LIMIT_S", 0.3)
+    port = find_ports()
+    with socket.create_server(("127.0.0.1", port + 1)):  # listens, and says nothing
+        with pytest.raises(OSError, match=f"port {port + 1}, the one after DMLC_PS_ROOT_PORT, where nobody can listen"):
+            join_workers(make_environment(0, 2, port))
+        with pytest.raises(TimeoutError, match=r"algo-1 did not come within .* \(somebody else listens there\)"):
+            join_workers(make_environment(1, 2, port))
+
+
 BAD = [
     ({"DMLC_ROLE": ""}, r'3 hosts.* give the estimator distribution={"parameter_server": {"enabled": True}}'),
     ({"DMLC_NUM_WORKER": "2"}, "DMLC_NUM_WORKER is 2; it must be one of as many"),

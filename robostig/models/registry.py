@@ -135,6 +135,6 @@ def list_models(pattern: str = "*") -> List[str]:
 def _find(name: str) -> Tuple[ModelSpec, Builder]:
     if name not in _MODELS:
         near = difflib.get_close_matches(str(name).lower(), _MODELS, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"no model is named {name!r}; {hint}There are: {', '.join(list_models())}")
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ValueError(f"no model is named {name!r}{hint}; there are: {', '.join(list_models())}")
     return _MODELS[name]

@@ -91,10 +91,10 @@ def test_names_are_listed_by_pattern_and_in_order(pattern, expected):
     ("name", "hint"), [("nvidea", "did you mean 'nvidia'"), ("Comma", "did you mean 'comma'"), ("coma", "'comma'")]
 )
 def test_an_unknown_name_is_refused_with_the_nearest(ask, name, hint):
-    with pytest.raises(ValueError, match=f"no model is named '{name}'; .*{hint}.*There are: .*comma, .*nvidia"):
+    with pytest.raises(ValueError, match=f"no model is named '{name}' .*{hint}.*; there are: .*comma, .*nvidia"):
         ask(name)
 
 
 def test_a_name_near_nothing_is_refused_with_all():
-    with pytest.raises(ValueError, match="no model is named 'xyz'; There are: comma"):
+    with pytest.raises(ValueError, match="no model is named 'xyz'; there are: comma"):
         get_model("xyz")
