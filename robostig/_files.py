@@ -10,7 +10,14 @@ import uuid
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
 
-__all__ = ["fill_folder", "make_folder", "replace_file"]
+__all__ = ["describe_error", "fill_folder", "make_folder", "replace_file"]
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's words for people: without the number that Python puts before an OSError's own text."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
 
 
 @contextlib.contextmanager

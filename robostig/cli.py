@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import robostig
+from robostig._files import describe_error
 from robostig.config import TrainingConfig
 from robostig.metrics import DEGREES
 from robostig.roads import RECIPE
@@ -68,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"robostig {arguments.command}: {error}", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
-        print(f"robostig {arguments.command}: {error}", file=sys.stderr)
+        print(f"robostig {arguments.command}: {describe_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         resumed = "; the same command goes on from the last finished epoch" if arguments.command in TRAINING else ""

@@ -46,6 +46,7 @@ def _find_package(here: Path) -> None:
 
 _find_package(Path(__file__).resolve().parent)
 
+from robostig._files import describe_error  # noqa: E402
 from robostig.serving import model_fn, transform_fn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 logger.warning('hyperparameter "%s" is not one that RoboStig has, and is left aside', name)
             _train(arguments, workers)
     except (ValueError, OSError, ImportError) as error:
-        _report_failure(str(error))
+        _report_failure(describe_error(error))
         return 1
     except Exception as error:  # a job has no other place to say that it failed, and why
         logger.exception("this is a fault of RoboStig, or of what it runs on")

@@ -21,6 +21,7 @@ import time
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
+from robostig._files import describe_error
 from robostig.backend import mx
 
 __all__ = ["WorkerGroup", "join_workers"]
@@ -190,7 +191,7 @@ class WorkerGroup:
         if error is None or self._lost.done():
             self._tell({"bye": self.host})
         else:
-            self._tell({"failed": f"{self.host} failed: {str(error) or type(error).__name__}"})
+            self._tell({"failed": f"{self.host} failed: {describe_error(error) or type(error).__name__}"})
         if error is not None and self._networks:
             atexit.register(_exit_at_once)
         for link in self._links.values():

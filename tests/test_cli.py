@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path

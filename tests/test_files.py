@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robostig._files import fill_folder, make_folder, replace_file
+from robostig._files import describe_error, fill_folder, make_folder, replace_file
 
 
 def test_a_file_is_replaced_when_all_is_written(tmp_path):
@@ -139,3 +139,14 @@ def test_two_may_fill_the_same_name_and_one_of_them_wins(tmp_path):
             assert quick != slow
             (quick / "file").write_text("quick")
     assert (tmp_path / "out" / "file").read_text() == "quick" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_is_described_without_pythons_number_but_with_the_file_that_it_is_about(tmp_path):
+    assert (
+        describe_error(OSError(28, "out/model cannot be written: it is full"))
+        == "out/model cannot be written: it is full"
+    )
+    assert describe_error(ValueError("epochs is 0")) == "epochs is 0"
+    with pytest.raises(OSError) as caught:
+        (tmp_path / "none").read_text()
+    assert str(tmp_path / "none") in describe_error(caught.value)
