@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import IO, Any, Iterator, Union
+from typing import IO, Any, Iterator, Tuple, Union
 
-__all__ = ["describe_error", "fill_folder", "make_folder", "replace_file"]
+__all__ = ["claim_folder", "describe_error", "fill_folder", "make_folder", "replace_file"]
 
 
 def describe_error(error: BaseException) -> str:
@@ -56,6 +58,8 @@ def replace_file(path: Union[str, Path], mode: str = "wb") -> Iterator[IO[Any]]:
 def fill_folder(path: Union[str, Path]) -> Iterator[Path]:
     """Give a new folder to fill, beside ``path``, that gets that name when the block ends without an error.
 
+    What processes that were killed have left of the same is removed first.
+
     Raises
     ------
     FileExistsError
@@ -69,13 +73,52 @@ def fill_folder(path: Union[str, Path]) -> Iterator[Path]:
     if path.is_dir() and (path.samefile(os.curdir) or path.is_mount()):
         raise FileExistsError(f"{path} is in use and cannot be replaced; name a new folder")
     parent = make_folder(path.absolute().parent)
-    partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=parent))
+    partial, claim = claim_folder(parent, prefix=f"{path.name}.", suffix=".partial")
     try:
         partial.chmod(0o777 & ~_read_umask())  # mkdtemp's folders are for one user alone
         yield partial
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(claim)
+
+
+def claim_folder(parent: Path, *, prefix: str, suffix: str = "") -> Tuple[Path, int]:
+    """Make a new folder for this process alone, and remove those of the same kind that dead processes have left.
+
+    Parameters
+    ----------
+    parent
+        Where to.
+    prefix, suffix
+        How its name begins and ends; eight letters and digits are between.
+
+    Returns
+    -------
+    tuple
+        The folder, and a descriptor: for as long as that is open, no other process takes the folder for left behind.
+    """
+    kind = re.compile(f"{re.escape(prefix)}[a-z0-9_]{{8}}{re.escape(suffix)}")
+    for path in [path for path in parent.iterdir() if kind.fullmatch(path.name)]:
+        # A lock ends with its process, however that ends. Where there are no locks, nothing is removed.
+        with contextlib.suppress(OSError):
+            left = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(left)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
+        try:
+            claim = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another process took it for left behind
+        with contextlib.suppress(OSError):
+            fcntl.flock(claim, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, claim
+        os.close(claim)
 
 
 def _read_umask() -> int:

@@ -12,10 +12,9 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 from pathlib import Path
 
-from robostig._files import make_folder
+from robostig._files import claim_folder, make_folder
 from robostig.frame_cache import default_cache_folder
 from robostig.packed_log import unpack_stream
 
@@ -57,7 +56,7 @@ def find_channel(folder: str) -> Path:
 
 def _read_pipe(pipe: str) -> Path:
     cache = make_folder(default_cache_folder())
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.path.basename(pipe)}-", dir=cache))
+    folder, _ = claim_folder(cache, prefix=f"{os.path.basename(pipe)}-")  # for as long as the process lives
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         with open(pipe, "rb", buffering=_BLOCK) as stream:

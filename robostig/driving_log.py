@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import math
 import os
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,7 @@ from typing import (
     Tuple,
     TypeVar,
     Union,
+    overload,
 )
 
 import numpy as np
@@ -38,6 +41,7 @@ import numpy as np
 from robostig._files import fill_folder, make_folder
 from robostig.packed_log import (
     INDEX_NAME,
+    MEND,
     Table,
     measure_picture,
     read_packed,
@@ -139,6 +143,7 @@ class DrivingLog:
     skipped: Tuple[SkippedRow, ...] = ()
     unused_pictures: int = 0
     drives: Tuple[Drive, ...] = (Drive("", 0),)
+    _sizes: Dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.steering)
@@ -175,8 +180,8 @@ class DrivingLog:
         """Return 64 hexadecimal digits that two logs share if they have the same labels and pictures (names, sizes)."""
         digest = hashlib.sha256(np.ascontiguousarray(self.steering, np.float32).tobytes())
         for camera in sorted(self.pictures):
-            for picture in self.pictures[camera]:
-                digest.update(_identify_picture(picture))
+            for identity in self._identify_pictures(camera, 0, len(self)):
+                digest.update(identity)
         if len(self.drives) > 1:  # else as it always was: artifacts remember it
             digest.update(repr([drive.start for drive in self.drives]).encode())
         return digest.hexdigest()
@@ -188,13 +193,22 @@ class DrivingLog:
 
     def identify_drives(self) -> Tuple[str, ...]:
         """Return for each drive 64 hexadecimal digits of its labels and centre pictures, whatever it is joined to."""
-        digests = []
-        for start, stop in self.locate_drives():
-            digest = hashlib.sha256(np.ascontiguousarray(self.steering[start:stop], np.float32).tobytes())
-            for row in range(start, stop):
-                digest.update(_identify_picture(self.pictures["center"][row]))
-            digests.append(digest.hexdigest())
-        return tuple(digests)
+        return tuple(self.identify_drive(number) for number in range(len(self.drives)))
+
+    def identify_drive(self, number: int) -> str:
+        """Return 64 hexadecimal digits of the labels and centre pictures of the drive of this number."""
+        start, stop = self.locate_drives()[number]
+        digest = hashlib.sha256(np.ascontiguousarray(self.steering[start:stop], np.float32).tobytes())
+        for identity in self._identify_pictures("center", start, stop):
+            digest.update(identity)
+        return digest.hexdigest()
+
+    def _identify_pictures(self, camera: str, start: int, stop: int) -> Iterator[bytes]:
+        pictures = self.pictures[camera]
+        if camera not in self._sizes:  # asked for once: the files may be far away
+            self._sizes[camera] = np.fromiter(map(measure_picture, pictures), np.int64, len(pictures))
+        for row, size in enumerate(self._sizes[camera][start:stop].tolist(), start):
+            yield f"{os.path.basename(pictures[row])}:{size};".encode("utf-8", "surrogateescape")
 
     def describe(self) -> str:
         """Return one or two lines for people: rows, drives, minutes, cameras, and what was left out and why."""
@@ -236,8 +250,8 @@ def read_driving_log(path: Union[str, Path], *, on_error: str = "raise") -> Driv
     path
         The folder that holds ``driving_log.csv``, a packed log, or folders of these; or the CSV file itself.
     on_error
-        ``"raise"`` (default) stops at the first bad row, and at a log that is there twice; ``"skip"`` leaves bad rows
-        and copies out and lists them in :attr:`DrivingLog.skipped`.
+        ``"raise"`` (default) stops at the first bad row, and at a drive that is there twice; ``"skip"`` leaves bad
+        rows, copies, and logs without rows among others out and lists them in :attr:`DrivingLog.skipped`.
 
     Raises
     ------
@@ -245,14 +259,19 @@ def read_driving_log(path: Union[str, Path], *, on_error: str = "raise") -> Driv
         If there is no log, a picture is not there, or a packed log is not complete.
     ValueError
         For a row that cannot be used (numbers that are none, decimal commas, steering beyond -1..1, a picture that
-        is cut off), naming file and row; for a log without a usable row, a copy of another log, and a packed log that
-        is damaged.
+        is cut off), naming file and row; for a log without a usable row, a copy of another drive, and a packed log
+        that is damaged.
+    OSError
+        If a file or folder cannot be read, naming it.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is "raise" or "skip", not {on_error!r}')
     path = Path(path)
     sources = _find_sources(path)
     logs = [_read_packed(source) if source.name == INDEX_NAME else _read_csv(source, on_error) for source in sources]
+    empty = [] if on_error == "skip" and len(logs) > 1 else [log for log in logs if not len(log) and not log.skipped]
+    if empty:
+        raise ValueError(f"{empty[0].source} is empty; record a drive first")
     log = logs[0] if len(logs) == 1 else _join_logs(path, logs, on_error)
     if not len(log):
         first = f"; the first was left out because {log.skipped[0].detail}" if log.skipped else ""
@@ -273,7 +292,8 @@ def pack_driving_log(log: DrivingLog, folder: Union[str, Path], *, shard_mb: flo
     folder
         Where to; it must not be there yet, or be empty. It appears as a whole.
     shard_mb
-        Megabytes (1e6 bytes) that a file has at most, if more than one picture goes into it; above 0, default 256.
+        Megabytes (1e6 bytes) that a file has at most, if more than one picture goes into it; above 0, finite, default
+        256.
 
     Returns
     -------
@@ -283,15 +303,16 @@ def pack_driving_log(log: DrivingLog, folder: Union[str, Path], *, shard_mb: flo
     Raises
     ------
     ValueError
-        If ``shard_mb`` is not above 0.
+        If ``shard_mb`` is out of its range.
     FileExistsError
         If there is something in the folder's place.
     OSError
         If a picture cannot be read, or the folder not be written to.
     """
-    if not shard_mb > 0.0:
+    if not 0.0 < shard_mb * 1e6 < math.inf:
         raise ValueError(
-            f"shard_mb is {shard_mb:g}; a file of a packed log has more than 0 megabytes, say {SHARD_MB:g}"
+            f"shard_mb is {shard_mb:g}; a file of a packed log has more than 0 megabytes, and not endlessly many: "
+            f"say {SHARD_MB:g}"
         )
     facts = {
         "drives": log.drives,
@@ -437,8 +458,10 @@ def _check_can_grow(path: Path, cameras: Sequence[str]) -> None:
     if not path.is_file() or not path.stat().st_size:
         return
     columns, rows = _read_rows(path)
+    if not columns:
+        return
     here = [camera for camera in CAMERAS if any(_cell(row, columns[camera]) for _, row in rows if camera in columns)]
-    is_plain = columns == {name: position for position, name in enumerate(_COLUMNS)} and rows[0][0] == 1
+    is_plain = columns == {name: position for position, name in enumerate(_COLUMNS)} and rows[:1] and rows[0][0] == 1
     if not is_plain or set(here) != set(cameras):
         found = f"pictures of {', '.join(here)}" if is_plain else "a header"
         raise ValueError(
@@ -460,7 +483,7 @@ def _find_sources(path: Path) -> List[Path]:
     """Return the CSV files and indexes of packed logs that a path stands for, in the order of their folders' names."""
     if path.is_file():
         if path.suffix == ".rec" and path.name != INDEX_NAME:
-            raise ValueError(f"{path} is a shard of a packed log, at the most; give its folder, {path.parent}")
+            raise ValueError(f"{path} is at most one shard of a packed log; give its folder, {path.parent}")
         return [path]
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; give a folder with a {LOG_NAME}, or the CSV file itself")
@@ -484,8 +507,17 @@ def _find_sources(path: Path) -> List[Path]:
 
 def _walk(top: Path) -> Iterator[Tuple[str, List[str], List[str]]]:
     """Yield folders as os.walk does, through links too, for pictures are often on a larger disk; each only once."""
+
+    def refuse(error: OSError) -> None:
+        if os.path.basename(error.filename) != "lost+found":  # a file system's own, which only root may read
+            raise OSError(
+                error.errno,
+                f"cannot read the folder {error.filename} ({error.strerror or error}), and so not what it has of a "
+                "driving log; make it readable, or move it elsewhere",
+            ) from error
+
     seen: Set[str] = set()
-    for folder, folders, names in os.walk(top, followlinks=True):
+    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link that leads back up
             folders.clear()
             continue
@@ -496,6 +528,16 @@ def _walk(top: Path) -> Iterator[Tuple[str, List[str], List[str]]]:
 def _read_packed(source: Path) -> DrivingLog:
     table = read_packed(source.parent)
     steering, throttle, brake, speed_mph = np.ascontiguousarray(table.numbers.T)
+    try:
+        skipped = tuple(SkippedRow(*each) for each in table.facts["skipped"])
+        drives = tuple(Drive(str(name), int(start)) for name, start in table.facts["drives"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source} is damaged (its drives and skipped rows: {error}); {MEND}") from error
+    starts = [drive.start for drive in drives]
+    if starts[:1] != [0] or (np.diff([*starts, max(len(steering), 1)]) <= 0).any() or "center" not in table.pictures:
+        raise ValueError(
+            f"{source} is damaged (its drives begin at {starts}, its cameras are {', '.join(table.pictures)}); {MEND}"
+        )
     return DrivingLog(
         source=source,
         pictures=table.pictures,
@@ -504,13 +546,13 @@ def _read_packed(source: Path) -> DrivingLog:
         brake=brake,
         speed_mph=speed_mph,
         time_s=table.time_s,
-        skipped=tuple(SkippedRow(*each) for each in table.facts["skipped"]),
-        drives=tuple(Drive(*each) for each in table.facts["drives"]),
+        skipped=skipped,
+        drives=drives,
     )
 
 
 def _read_csv(source: Path, on_error: str) -> DrivingLog:
-    """Read a CSV file and find its pictures; if all of its rows were left out, the log is empty."""
+    """Read a CSV file and find its pictures; if it has no rows, or all were left out, the log is empty."""
     columns, rows = _read_rows(source)
     index = _PictureIndex(source.parent)
     if index.others:
@@ -548,8 +590,6 @@ def _read_csv(source: Path, on_error: str) -> DrivingLog:
         for camera, picture in read[1].items():
             pictures[camera].append(picture)
             index.used.add(picture)
-    if not rows:
-        raise ValueError(f"{source} has no usable row among its 0; record a drive first")
 
     steering, throttle, brake, speed_mph = np.array(numbers, np.float32).reshape(-1, 4).T
     time_s = np.array([_parse_time(name) for name in pictures["center"]])
@@ -575,7 +615,11 @@ def _map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> It
 
 def _join_logs(folder: Path, logs: Sequence[DrivingLog], on_error: str) -> DrivingLog:
     """Join the drives of a folder's sub-folders into one log."""
-    skipped = [_name_source(each, log.source.relative_to(folder)) for log in logs for each in log.skipped]
+    skipped = [
+        _name_source(each, log.source.relative_to(folder))
+        for log in logs
+        for each in (log.skipped if len(log) or log.skipped else (SkippedRow(1, "log without rows", "it is empty"),))
+    ]
     logs = [log for log in logs if len(log)] or logs[:1]
     logs = _leave_out_copies(folder, logs, on_error, skipped)
     counts = Counter(camera for log in logs for camera in log.pictures)
@@ -594,7 +638,7 @@ def _join_logs(folder: Path, logs: Sequence[DrivingLog], on_error: str) -> Drivi
     return DrivingLog(
         source=folder,
         pictures={
-            camera: [picture for log in logs for picture in log.pictures[camera]]
+            camera: _JoinedPictures([log.pictures[camera] for log in logs])
             for camera in CAMERAS
             if counts[camera] == len(logs)
         },
@@ -613,31 +657,82 @@ def _join_logs(folder: Path, logs: Sequence[DrivingLog], on_error: str) -> Drivi
     )
 
 
+class _JoinedPictures(Sequence[str]):
+    """The pictures of several logs one after the other; of a packed one each is still made when it is asked for."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, row: Union[int, slice]) -> Union[str, Sequence[str]]:
+        rows = range(len(self))[row]
+        if isinstance(rows, range):
+            return [self[each] for each in rows]
+        part = bisect_right(self._starts, rows) - 1
+        return self._parts[part][rows - self._starts[part]]
+
+
 def _leave_out_copies(
     folder: Path, logs: Sequence[DrivingLog], on_error: str, skipped: List[SkippedRow]
 ) -> List[DrivingLog]:
-    """Return the logs without those that are there twice; raises ValueError, naming both, unless these are skipped."""
-    seen: Dict[bytes, List[DrivingLog]] = defaultdict(list)
+    """Return the logs without drives that are there twice; raises ValueError, naming both, unless these are skipped."""
+    seen: Dict[bytes, List[Tuple[DrivingLog, int]]] = defaultdict(list)  # logs and numbers of drives
     kept = []
     for log in logs:
-        alike = seen[hashlib.sha256(log.steering.tobytes()).digest()]
-        identity = log.identify_drives() if alike else ()  # it looks at every file
-        twin = next((other for other in alike if other.identify_drives() == identity), None)
-        if twin is None:
-            alike.append(log)
-            kept.append(log)
-            continue
-        if on_error == "raise":
-            raise ValueError(
-                f"{log.source} is the same recording as {twin.source}, and would be learned twice; remove one of them, "
-                "or leave copies out with on_error='skip' (--on-error skip)"
-            )
-        copy, original = log.source.relative_to(folder), twin.source.relative_to(folder)
-        skipped += [
-            _name_source(SkippedRow(row, "copy of another log", f"it is in {original}, too"), copy)
-            for row in range(1, len(log) + 1)
-        ]
+        own = []
+        for number, (start, stop) in enumerate(log.locate_drives()):
+            alike = seen[hashlib.sha256(log.steering[start:stop].tobytes()).digest()]
+            identity = log.identify_drive(number) if alike else ""  # it looks at every file
+            twin = next((each for each in alike if each[0].identify_drive(each[1]) == identity), None)
+            if twin is None:
+                alike.append((log, number))
+                own.append(number)
+                continue
+            if on_error == "raise":
+                raise ValueError(
+                    f"{_name_drive(log, number)} is the same recording as {_name_drive(*twin)}, and would be learned "
+                    "twice; remove one of them, or leave copies out with on_error='skip' (--on-error skip)"
+                )
+            copy, detail = log.source.relative_to(folder), f"it is in {twin[0].source.relative_to(folder)}, too"
+            skipped += [
+                _name_source(SkippedRow(row, "copy of another log", detail), copy) for row in range(start + 1, stop + 1)
+            ]
+        if own:
+            kept.append(log if len(own) == len(log.drives) else _take_drives(log, own))
     return kept
+
+
+def _name_drive(log: DrivingLog, number: int) -> str:
+    return f"the drive {log.drives[number].name} of {log.source}" if len(log.drives) > 1 else str(log.source)
+
+
+def _take_drives(log: DrivingLog, numbers: Sequence[int]) -> DrivingLog:
+    located = log.locate_drives()
+    ranges = [located[number] for number in numbers]
+    rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+    starts = np.cumsum([0, *(stop - start for start, stop in ranges)]).tolist()
+    return replace(
+        log,
+        pictures={
+            camera: _JoinedPictures([pictures[start:stop] for start, stop in ranges])
+            for camera, pictures in log.pictures.items()
+        },
+        steering=log.steering[rows],
+        throttle=log.throttle[rows],
+        brake=log.brake[rows],
+        speed_mph=log.speed_mph[rows],
+        time_s=log.time_s[rows],
+        drives=tuple(Drive(log.drives[number].name, start) for number, start in zip(numbers, starts)),
+    )
 
 
 def _name_source(skipped: SkippedRow, source: Path) -> SkippedRow:
@@ -649,7 +744,7 @@ def _name_source(skipped: SkippedRow, source: Path) -> SkippedRow:
 
 
 def _read_rows(source: Path) -> Tuple[Dict[str, int], List[Tuple[int, List[str]]]]:
-    """Return column name -> position, and the rows with their line numbers."""
+    """Return column name -> position, and the rows with their line numbers; nothing of a file without any."""
     try:
         with open(source, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file, skipinitialspace=True)
@@ -657,7 +752,7 @@ def _read_rows(source: Path) -> Tuple[Dict[str, int], List[Tuple[int, List[str]]
     except csv.Error as error:
         raise ValueError(f"{source} is not a readable CSV file ({error}); is it a text file?") from error
     if not rows:
-        raise ValueError(f"{source} is empty; record a drive first")
+        return {}, []
     names = [_ALIASES.get(name, name) for name in (cell.strip().lower() for cell in rows[0][1])]
     if not {"center", "steering"} & set(names):
         return {name: position for position, name in enumerate(_COLUMNS)}, rows
@@ -769,7 +864,3 @@ def _common_end(parts: Sequence[str], others: Sequence[str]) -> int:
             break
         same += 1
     return same
-
-
-def _identify_picture(picture: str) -> bytes:
-    return f"{os.path.basename(picture)}:{measure_picture(picture)};".encode("utf-8", "surrogateescape")

@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 __all__ = [
     "INDEX_NAME",
+    "MEND",
     "PackedPicture",
     "Table",
     "digest_picture",
@@ -71,7 +72,7 @@ _HEAD_BYTES = _HEADER.size + 4 * _LABELS
 _TAG, _VERSION = b"robostig driving log ", b"1\n"  # how an index begins; a picture's record begins with _LABELS
 _DIGEST_BYTES = 16
 _BLOCK = 1 << 20  # bytes read at once where pictures are read in order
-_MEND = "copy it again, or pack the recording again with robostig pack"
+MEND = "copy it again, or pack the recording again with robostig pack"
 _REPLICATE = "if it is a channel of SageMaker, every host needs all of its objects (FullyReplicated)"
 
 
@@ -125,7 +126,7 @@ class _PackedPictures(Sequence[str]):
 
     def __getitem__(self, row: Union[int, slice]) -> Union[str, Sequence[str]]:
         if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
+            return _PackedPictures(self._shards, self._places[row], self._digests[row], self._names[row])
         shard, offset, size = self._places[row].tolist()
         name = self._names[row].decode("utf-8", "surrogateescape")
         return PackedPicture(self._shards[shard], offset, size, self._digests[row].tobytes(), name)
@@ -273,19 +274,19 @@ def read_packed(folder: Path) -> Table:
         try:
             record = _read_record(file)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}); {_MEND}") from error
+            raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
     header, arrays = _parse_index(record or b"", str(path))
     sizes = {shard["name"]: shard["bytes"] for shard in header["shards"]}
     missing = [name for name in sizes if not (folder / name).is_file()]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of its {len(sizes)} shards ({shown}); {_MEND}; {_REPLICATE}"
+            f"{folder} lacks {len(missing)} of its {len(sizes)} shards ({shown}); {MEND}; {_REPLICATE}"
         )
     for name, size in sizes.items():
         found = (folder / name).stat().st_size
         if found != size:
-            raise ValueError(f"{folder / name} has {found:,} bytes, and was packed with {size:,}; {_MEND}")
+            raise ValueError(f"{folder / name} has {found:,} bytes, and was packed with {size:,}; {MEND}")
     shards = [str(folder / name) for name in sizes]
     pictures = {
         camera: _PackedPictures(shards, *(arrays[f"{camera}_{name}"] for name in ("place", "digest", "name")))
@@ -348,7 +349,7 @@ def unpack_stream(stream: IO[bytes], folder: Path, *, name: str) -> int:
                 _, _, row, camera = _HEADER.unpack_from(record)
                 _find_log(logs, f"{camera >> 8:014x}", folder, stack).write(camera & 0xFF, row, record)
             else:
-                raise ValueError(f"{name} brings RecordIO that robostig pack did not write; {_MEND}")
+                raise ValueError(f"{name} brings RecordIO that robostig pack did not write; {MEND}")
     if not logs:
         raise ValueError(
             f"{name} is empty: it was closed before anything came; is there an object at the channel's place?"
@@ -381,7 +382,7 @@ class _ArrivingLog:
     def finish(self, stream: str) -> None:
         """Write the index; its shards must be closed. Raises ValueError unless every picture has come once."""
         if self.index is None:
-            raise ValueError(f"{stream} brings pictures without their {INDEX_NAME}; {_MEND}; {_REPLICATE}")
+            raise ValueError(f"{stream} brings pictures without their {INDEX_NAME}; {MEND}; {_REPLICATE}")
         header, arrays = self.index
         shards: List[str] = []
         for number, camera in enumerate(header["cameras"]):
@@ -391,7 +392,7 @@ class _ArrivingLog:
             if not np.array_equal(came[order, 0], np.arange(len(places))) or (came[order, 2] != places[:, 2]).any():
                 raise ValueError(
                     f"{stream} brings {len(came):,} pictures of the {camera} camera of {header['name']}, which has "
-                    f"{len(places):,}; {_MEND}; {_REPLICATE}"
+                    f"{len(places):,}; {MEND}; {_REPLICATE}"
                 )
             places[:, 0], places[:, 1] = len(shards), came[order, 1]
             shards.append(f"recording-{number}.rec")
@@ -420,7 +421,7 @@ def _read_at(file: IO[bytes], picture: PackedPicture) -> bytes:
         record = None
     data = b"" if record is None else record[_HEAD_BYTES:]
     if digest_picture(data) != picture.digest:
-        raise ValueError(f"{picture}: the shard is damaged here; {_MEND}")
+        raise ValueError(f"{picture}: the shard is damaged here; {MEND}")
     return data
 
 
@@ -438,15 +439,43 @@ def _write_index(
 def _parse_index(record: bytes, name: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     """Return the header and the arrays of an index; raises ValueError, calling it ``name``."""
     if not record.startswith(_TAG):
-        raise ValueError(f"{name} is no index of robostig pack; {_MEND}")
+        raise ValueError(f"{name} is no index of robostig pack; {MEND}")
     if not record.startswith(_TAG + _VERSION):
         raise ValueError(f"{name} is from a later version of RoboStig; install that one")
     try:
         with np.load(io.BytesIO(record[len(_TAG + _VERSION) :]), allow_pickle=False) as packed:
             arrays = {key: packed[key] for key in packed.files}
-        return json.loads(arrays.pop("header").tobytes()), arrays
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{name} is damaged ({error}); {_MEND}") from error
+        header = json.loads(arrays.pop("header").tobytes())
+        _check_index(header, arrays)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{name} is damaged ({error}); {MEND}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # something else in a value's place, or nothing
+        raise ValueError(f"{name} is damaged (a value is missing or of another kind: {error}); {MEND}") from error
+    return header, arrays
+
+
+def _check_index(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError, KeyError or TypeError unless an index has all that is read of one, and it fits together."""
+    int(header["token"][:14], 16)
+    names = [shard["name"] for shard in header["shards"]]
+    foreign = [name for name in [*names, *header["cameras"]] if os.path.basename(name) != name or name in ("", "..")]
+    if foreign:
+        raise ValueError(f"{foreign[0]!r} is not the plain name of a file")
+    if not all(shard["bytes"] >= 0 for shard in header["shards"]) or not isinstance(header["facts"], dict):
+        raise ValueError("its header is not one of robostig pack")
+    rows = len(arrays["numbers"])
+    wanted: Dict[str, Tuple[str, Tuple[int, ...]]] = {"numbers": ("f", (rows, _LABELS)), "time_s": ("f", (rows,))}
+    for camera in header["cameras"]:
+        wanted[f"{camera}_place"] = "i", (rows, 3)
+        wanted[f"{camera}_digest"] = "u", (rows, _DIGEST_BYTES)
+        wanted[f"{camera}_name"] = "S", (rows,)
+    for key, (kind, shape) in wanted.items():
+        if arrays[key].dtype.kind != kind or arrays[key].shape != shape:
+            raise ValueError(f"{key} is {arrays[key].dtype} {arrays[key].shape} where {shape} belongs")
+    for camera in header["cameras"]:
+        places = arrays[f"{camera}_place"]
+        if (places < 0).any() or (places[:, 0] >= len(names)).any():
+            raise ValueError(f"pictures of the {camera} camera are in a shard that it does not name")
 
 
 def _write_record(file: IO[bytes], data: bytes) -> None:

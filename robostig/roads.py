@@ -84,7 +84,7 @@ def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
     if found is not None and folder.is_dir():
         outdated = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         os.replace(folder, outdated)  # first of all out of the way, for half a recording must not look like one
-        shutil.rmtree(outdated)
+        shutil.rmtree(outdated, ignore_errors=True)  # who records there at this moment may clear it, too
     make_folder(folder.parent)
     if not folder.exists():
         with replace_file(note, "w") as file:  # before the folder, which appears at once and as a whole

@@ -76,6 +76,7 @@ def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 
     held_out_until = np.concatenate([[0], np.cumsum(held_out)])  # the gap may reach across a whole stretch
     near = held_out_until[after + 1] > held_out_until[before]
     near |= _find_near_in_time(log, in_validation, gap_s)
+    near |= _is_near(clock, np.sort(clock[_find_undated_copies(log, in_validation)]), gap_s)
     train, validation = np.flatnonzero(~in_validation & ~near), np.flatnonzero(in_validation)
     if not len(train) or not len(validation):
         raise ValueError(
@@ -104,12 +105,33 @@ def _find_near_in_time(log: DrivingLog, held_out: np.ndarray, gap_s: float) -> n
     for rows in _group_by_clock(log):
         time_s = log.time_s[rows]
         times = np.sort(time_s[held_out[rows] & np.isfinite(time_s)])
-        if len(times):
-            after = np.clip(np.searchsorted(times, time_s), 0, len(times) - 1)
-            before = np.maximum(after - 1, 0)
-            distance = np.minimum(np.abs(times[after] - time_s), np.abs(times[before] - time_s))
-            near[rows] = distance < gap_s  # False for NaN
+        near[rows] = _is_near(time_s, times, gap_s)
     return near
+
+
+def _is_near(time_s: np.ndarray, times: np.ndarray, gap_s: float) -> np.ndarray:
+    """Return (n,) bool: which are less than ``gap_s`` from one of ``times``, which ascend; NaN is not."""
+    if not len(times):
+        return np.zeros(len(time_s), bool)
+    after = np.clip(np.searchsorted(times, time_s), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    near: np.ndarray = np.minimum(np.abs(times[after] - time_s), np.abs(times[before] - time_s)) < gap_s
+    return near
+
+
+def _find_undated_copies(log: DrivingLog, held_out: np.ndarray) -> np.ndarray:
+    """Return (n,) numbers of rows that are not held out, but equal one that is, where names carry no time."""
+    undated = ~np.isfinite(log.time_s)
+    pictures = log.pictures["center"]
+    alike: Dict[Tuple[str, float], List[str]] = defaultdict(list)
+    for row in np.flatnonzero(undated & held_out):
+        alike[os.path.basename(pictures[row]), float(log.steering[row])].append(pictures[row])
+    copies = []
+    for row in np.flatnonzero(undated & ~held_out) if alike else ():
+        twins = alike.get((os.path.basename(pictures[row]), float(log.steering[row])), ())
+        if any(twin == pictures[row] or measure_picture(twin) == measure_picture(pictures[row]) for twin in twins):
+            copies.append(row)
+    return np.array(copies, np.int64)
 
 
 def _group_by_clock(log: DrivingLog) -> List[np.ndarray]:

@@ -99,6 +99,22 @@ def test_a_disk_that_takes_no_more_is_said_with_what_to_do(packed, send, monkeyp
         find_channel(send(list_objects(packed)))
 
 
+def test_what_a_killed_process_kept_is_removed_by_the_next(packed, send, tmp_path):
+    script = (
+        "import os, sys; from robostig.channel import find_channel;"
+        "print(find_channel(sys.argv[1]), flush=True); os.kill(os.getpid(), 9)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(channel.__file__).parents[1])}
+    words = [sys.executable, "-c", script, send(list_objects(packed))]
+    left = Path(subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True).stdout.strip())
+    assert left.is_dir()
+    os.rename(tmp_path / "data", tmp_path / "before")
+    mine = find_channel(send(list_objects(packed)))
+    assert not left.exists() and mine.is_dir()
+    os.rename(tmp_path / "data", tmp_path / "between")
+    assert find_channel(send(list_objects(packed))) != mine and mine.is_dir()
+
+
 def test_what_was_kept_is_removed_when_the_process_ends(packed, send):
     script = "import sys; from robostig.channel import find_channel; print(find_channel(sys.argv[1]))"
     environ = {**os.environ, "PYTHONPATH": str(Path(channel.__file__).parents[1])}

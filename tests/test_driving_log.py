@@ -271,7 +271,7 @@ def test_pictures_of_the_same_name_are_told_apart_by_their_folders(folder):
     [
         ("", "is empty; record a drive first"),
         ("\n\r\n ,, \n", "is empty"),
-        (HEADER, "has no usable row among its 0"),
+        (HEADER, "is empty; record a drive first"),
         ("center,left,right,throttle\na.jpg,,,1\n", "has no column steering"),
         ('"' + "x" * 200_000, "is not a readable CSV file"),
     ],
@@ -415,7 +415,86 @@ def test_a_packed_log_among_drives_is_one_of_them(drives):
         read_driving_log(drives)
 
 
-def test_a_bad_row_of_a_drive_is_named_with_its_file(drives):
+@pytest.mark.parametrize("dated", [True, False], ids=["dated", "undated"])
+def test_a_drive_that_is_in_a_packed_log_too_is_refused_or_left_out_and_counted(drives, dated):
+    if not dated:
+        for path in [*drives.rglob("*.jpg"), *drives.rglob(LOG_NAME)]:
+            if path.suffix == ".jpg":
+                path.rename(path.with_name(path.name.replace("2022_", "take_")))
+            else:
+                path.write_text(path.read_text().replace("2022_", "take_"))
+    alone = read_driving_log(drives)
+    pack_driving_log(alone, drives / "packed")
+    twins = r"the drive monday/evening of .*packed/index.rec is the same recording as .*monday/evening/driving_log.csv"
+    with pytest.raises(ValueError, match=twins):
+        read_driving_log(drives)
+    log = read_driving_log(drives, on_error="skip")
+    assert log.drives == (("monday/evening", 0), ("monday/morning", 12), ("packed/tuesday", 24))
+    assert [len(log), len(log.skipped)] == [36, 36]  # tuesday's own comes after the packed one
+    shutil.rmtree(drives / "monday" / "evening")
+    log = read_driving_log(drives, on_error="skip")
+    assert log.drives == (("monday/morning", 0), ("packed/monday/evening", 12), ("packed/tuesday", 24))
+    assert [(each.row, each.log) for each in log.skipped[11:13]] == [
+        (24, "packed/index.rec"),
+        (1, "tuesday/" + LOG_NAME),
+    ]
+    order = np.r_[12:24, 0:12, 24:36]
+    for name in ("steering", "throttle", "brake", "speed_mph", "time_s"):
+        np.testing.assert_array_equal(getattr(log, name), getattr(alone, name)[order])
+    for camera in CAMERAS:
+        names = [os.path.basename(alone.pictures[camera][row]) for row in order]
+        assert list(map(os.path.basename, log.pictures[camera])) == names
+    assert sorted(log.identify_drives()) == sorted(alone.identify_drives())
+
+
+def test_joined_pictures_are_taken_by_number_and_by_slice(drives):
+    pictures = read_driving_log(drives).pictures["left"]
+    listed = list(pictures)
+    assert [pictures[row] for row in (0, 11, 12, 35, -1, -36)] == [listed[row] for row in (0, 11, 12, 35, -1, -36)]
+    assert list(pictures[10:30:7]) == listed[10:30:7] and pictures[np.int64(13)] == listed[13]
+    for row in (36, -37):
+        with pytest.raises(IndexError):
+            pictures[row]
+
+
+def test_an_empty_log_among_others_is_refused_or_left_out_and_counted(drives):
+    (drives / "tuesday" / LOG_NAME).write_text("")
+    (drives / "monday" / "evening" / LOG_NAME).write_text(HEADER)
+    with pytest.raises(ValueError, match=r"evening/driving_log.csv is empty; record a drive first"):
+        read_driving_log(drives)
+    log = read_driving_log(drives, on_error="skip")
+    assert log.drives == (("monday/morning", 0),) and [each.kind for each in log.skipped] == ["log without rows"] * 2
+    assert log.describe().endswith("(row 1 of monday/evening/driving_log.csv, 1 of tuesday/driving_log.csv)")
+
+
+@pytest.mark.parametrize("closed", ["tuesday", "tuesday/IMG", "monday"])
+def test_a_folder_that_cannot_be_read_is_named(drives, monkeypatch, closed):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path) == str(drives / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=rf"cannot read the folder {drives / closed} \(Permission denied\)"):
+        read_driving_log(drives)
+
+
+def test_what_a_file_system_keeps_to_itself_is_no_folder_of_drives(drives, monkeypatch):
+    (drives / "lost+found").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(read_driving_log(drives)) == 36
+
+
+def test_a_bad_row_of_a_drive_is_named_with_its_file(drives, make_recording):
     with open(drives / "tuesday" / LOG_NAME, "a") as file:
         file.write("nowhere.jpg,,,0.1\n")
     with pytest.raises(FileNotFoundError, match=r"tuesday/driving_log.csv, row 13: there is no picture 'nowhere.jpg'"):
@@ -424,8 +503,9 @@ def test_a_bad_row_of_a_drive_is_named_with_its_file(drives):
     assert len(log) == 36 and log.skipped[0].detail.startswith("tuesday/driving_log.csv: there is no picture")
     assert log.describe().endswith("left out 1 rows: 1 x picture not found (row 13 of tuesday/driving_log.csv)")
     pack_driving_log(log, drives / "packed" / "all")
-    for name in ("tuesday", "monday/evening"):
+    for name in ("tuesday", "monday"):
         shutil.rmtree(drives / name)
+    make_recording(12, name="drives/wednesday", size=(12, 24), seed=3)
     (skipped,) = read_driving_log(drives, on_error="skip").skipped
     assert skipped.log == "packed/all/tuesday/driving_log.csv" and skipped.detail.startswith(f"{skipped.log}: there is")
 
@@ -441,7 +521,9 @@ def test_drives_whose_rows_are_all_bad_are_counted_and_if_all_are_it_is_an_error
     ):
         read_driving_log(drives, on_error="skip")
     (drives / "tuesday" / LOG_NAME).write_text("")
-    with pytest.raises(ValueError, match=r"tuesday/driving_log.csv is empty"):
+    with pytest.raises(
+        ValueError, match=r"drives has no usable row among its 3; the first was left out because monday"
+    ):
         read_driving_log(drives, on_error="skip")
 
 
@@ -552,6 +634,16 @@ def test_rows_are_added_to_a_log_however_its_last_one_ends(folder, end):
     with DrivingLogWriter(folder) as writer:
         write(writer)
     np.testing.assert_allclose(read_driving_log(folder).steering, [*map(float, STEERING), 0.25])
+
+
+def test_a_log_of_a_header_alone_does_not_grow_and_one_of_blank_lines_does(tmp_path):
+    (tmp_path / LOG_NAME).write_text(HEADER)
+    with pytest.raises(ValueError, match="is there already, with a header"):
+        DrivingLogWriter(tmp_path)
+    (tmp_path / LOG_NAME).write_text("\n \n")
+    with DrivingLogWriter(tmp_path) as writer:
+        write(writer)
+    assert len(read_driving_log(tmp_path)) == 1
 
 
 def test_one_camera_may_be_written_alone(tmp_path):

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import pickle
+import resource
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -97,7 +102,7 @@ def test_what_is_packed_is_the_log(recording, tmp_path, on_error):
     files = pack_driving_log(log, tmp_path / "packed", shard_mb=0.01)
     again = read_driving_log(tmp_path / "packed")
     assert_same(log, again)
-    assert (len(log.skipped) == (on_error == "skip") and "nowhere.jpg" in str(again.skipped)) or not again.skipped
+    assert ["nowhere.jpg" in each.detail for each in again.skipped] == [True] * (on_error == "skip")
     assert files == len(list((tmp_path / "packed").iterdir())) > 6
     assert max(path.stat().st_size for path in (tmp_path / "packed").glob("recording-*")) <= 10_000
     assert again.source == tmp_path / "packed" / INDEX_NAME and again.folder == tmp_path / "packed"
@@ -117,6 +122,21 @@ def test_drives_that_were_joined_are_packed_as_one_log(make_recording, tmp_path)
     pack_driving_log(log, tmp_path / "packed")
     assert [drive.name for drive in log.drives] == ["a", "b"]
     assert_same(log, read_driving_log(tmp_path / "packed"))
+
+
+def test_of_packed_logs_that_are_joined_no_picture_is_made_before_it_is_asked_for(
+    make_recording, tmp_path, monkeypatch
+):
+    for name in ("a", "b"):
+        pack_driving_log(
+            read_driving_log(make_recording(12, name=name, seed=ord(name), size=(16, 32))), tmp_path / "packed" / name
+        )
+    made: List[str] = []
+    make = PackedPicture
+    monkeypatch.setattr(packed_log, "PackedPicture", lambda *values: made.append(values[-1]) or make(*values))
+    log = read_driving_log(tmp_path / "packed")
+    assert [each.name for each in log.drives] == ["a", "b"] and not made
+    assert log.pictures["left"][20].endswith(made[0]) and len(made) == 1
 
 
 def test_a_picture_that_holds_the_magic_number_is_packed_as_it_is(recording, tmp_path):
@@ -179,6 +199,7 @@ def test_a_picture_in_a_shard_reads_as_a_path_and_survives_pickling(recording, p
     np.testing.assert_array_equal(read_picture(copy), read_picture(source.pictures["right"][-1]))
     assert measure_picture(copy) == os.path.getsize(source.pictures["right"][-1])
     assert list(log.pictures["right"])[3:7:2] == list(log.pictures["right"][3:7:2])
+    assert list(log.pictures["right"])[20:2:-5][1:] == list(log.pictures["right"][20:2:-5][1:])
 
 
 def test_pictures_are_read_in_order_with_files_among_them(recording, packed):
@@ -189,7 +210,7 @@ def test_pictures_are_read_in_order_with_files_among_them(recording, packed):
     ]
 
 
-def test_a_packed_log_appears_as_a_whole_or_not_at_all(recording, tmp_path, monkeypatch):
+def test_a_packed_log_appears_as_a_whole_or_not_at_all(recording, tmp_path):
     log = read_driving_log(recording)
     os.remove(log.pictures["right"][20])
     with pytest.raises(FileNotFoundError):
@@ -199,18 +220,51 @@ def test_a_packed_log_appears_as_a_whole_or_not_at_all(recording, tmp_path, monk
     (tmp_path / "packed" / "mine").write_text("")
     with pytest.raises(FileExistsError, match="packed is there already"):
         pack_driving_log(log, tmp_path / "packed")
-    with pytest.raises(ValueError, match="shard_mb is 0; "):
-        pack_driving_log(log, tmp_path / "other", shard_mb=0)
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(recording, tmp_path, monkeypatch):
-    def fill(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(packed_log, "_write_record", fill)
-    with pytest.raises(OSError, match=r"packing into .*packed failed: No space left on device"):
-        pack_driving_log(read_driving_log(recording), tmp_path / "packed")
+@pytest.mark.parametrize("shard_mb", [0, -1.0, float("inf"), 1e303, float("nan")])
+def test_shards_of_an_impossible_size_are_refused(recording, tmp_path, shard_mb):
+    with pytest.raises(ValueError, match=f"shard_mb is {shard_mb:g}; ".replace("+", r"\+")):
+        pack_driving_log(read_driving_log(recording), tmp_path / "packed", shard_mb=shard_mb)
     assert [path.name for path in tmp_path.iterdir()] == ["recording"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(recording, tmp_path):
+    log = read_driving_log(recording)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(OSError, match=r"packing into .*packed failed: File too large") as caught:
+            pack_driving_log(log, tmp_path / "packed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["recording"]
+
+
+def test_what_a_killed_process_packed_is_removed_by_the_next_and_a_living_ones_is_not(recording, tmp_path):
+    script = (
+        "import sys; from robostig import driving_log;"
+        "driving_log.write_packed = lambda *_, **__: print('packing', flush=True) or sys.stdin.read();"
+        "driving_log.pack_driving_log(driving_log.read_driving_log(sys.argv[1]), sys.argv[2])"
+    )
+    words = [sys.executable, "-c", script, str(recording), str(tmp_path / "packed")]
+    environ = {**os.environ, "PYTHONPATH": str(Path(packed_log.__file__).parents[1])}
+    packing = [
+        subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        assert [each.stdout.readline() for each in packing] == ["packing\n"] * 2
+        assert len(list(tmp_path.glob("packed.*.partial"))) == 2
+        packing[0].kill()
+        packing[0].wait()
+        pack_driving_log(read_driving_log(recording), tmp_path / "packed")
+        assert len(list(tmp_path.glob("packed.*.partial"))) == 1
+    finally:
+        for each in packing:
+            each.kill()
+            each.communicate()
+    assert len(read_driving_log(tmp_path / "packed")) == 30
 
 
 def overwrite(path: Path, place: int, data: bytes) -> None:
@@ -248,8 +302,50 @@ def test_what_is_damaged_is_refused_with_the_reason(packed, damage, error, messa
         read_driving_log(packed)
 
 
+Header, Arrays = Dict[str, Any], Dict[str, np.ndarray]
+# what is wrong -> what makes it so of an index's header and arrays, what the message says
+WRONGS: Dict[str, Tuple[Callable[[Header, Arrays], object], str]] = {
+    "no shards": (lambda header, arrays: header.pop("shards"), "a value is missing or of another kind: 'shards'"),
+    "no token": (lambda header, arrays: header.pop("token"), "a value is missing or of another kind: 'token'"),
+    "no places": (lambda header, arrays: arrays.pop("left_place"), "of another kind: 'left_place'"),
+    "no time": (lambda header, arrays: arrays.pop("time_s"), "a value is missing or of another kind: 'time_s'"),
+    "no drives": (lambda header, arrays: header["facts"].pop("drives"), "its drives and skipped rows: 'drives'"),
+    "no centre": (lambda header, arrays: header["cameras"].remove("center"), "its cameras are left, right"),
+    "facts of another kind": (lambda header, arrays: header.update(facts=3), "its header is not one of robostig pack"),
+    "sizes of another kind": (lambda header, arrays: header["shards"][0].update(bytes="many"), "of another kind: "),
+    "a drive from nowhere": (lambda header, arrays: header["facts"].update(drives=[["", 7]]), r"drives begin at \[7\]"),
+    "drives beyond the end": (
+        lambda header, arrays: header["facts"].update(drives=[["a", 0], ["b", 30]]),
+        r"its drives begin at \[0, 30\]",
+    ),
+    "fewer times": (lambda header, arrays: arrays.update(time_s=arrays["time_s"][:20]), r"time_s is float64 \(20,\)"),
+    "fewer labels": (
+        lambda header, arrays: arrays.update(numbers=arrays["numbers"][:20], time_s=arrays["time_s"][:20]),
+        r"center_place is int64 \(30, 3\) where \(20, 3\) belongs",
+    ),
+    "a shard that is not named": (lambda header, arrays: arrays["left_place"].fill(99), "of the left camera are in a"),
+    "a shard elsewhere": (
+        lambda header, arrays: header["shards"][0].update(name="../../outside.rec"),
+        "'../../outside.rec' is not the plain name of a file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_an_index_that_does_not_fit_together_is_refused(packed, wrong):
+    (record,) = read(packed / INDEX_NAME)
+    header, arrays = packed_log._parse_index(record, "index")
+    damage, message = WRONGS[wrong]
+    damage(header, arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    write(packed / INDEX_NAME, [b"robostig driving log 1\n" + content.getvalue()])
+    with pytest.raises(ValueError, match=f"{INDEX_NAME} is damaged .*{message}.*pack the recording again"):
+        read_driving_log(packed)
+
+
 def test_a_shard_is_not_read_by_itself(packed):
-    with pytest.raises(ValueError, match=f"{SHARD} is a shard of a packed log, at the most; give its folder, {packed}"):
+    with pytest.raises(ValueError, match=f"{SHARD} is at most one shard of a packed log; give its folder, {packed}"):
         read_driving_log(packed / SHARD)
 
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from robostig import pipeline
+from robostig import driving_log, pipeline
 from robostig.artifact import read_facts
 from robostig.comparison import compare
 from robostig.config import TrainingConfig
@@ -117,6 +118,15 @@ def test_drives_in_sub_folders_are_trained_on_and_one_of_them_is_known_again(dri
     assert "drives among them that it was trained on" in evaluate_artifact(tmp_path / "out", folder / "a")[1]
     assert "other than the one" in evaluate_artifact(tmp_path / "out", drives[2])[1]
     assert read_facts(tmp_path / "out")["data"]["folder"] == "drives"
+
+
+def test_every_picture_is_measured_once(drives, monkeypatch):
+    """Where the files are far away, as on a bucket that is mounted, each look takes its time."""
+    measured = Counter()
+    monkeypatch.setattr(driving_log, "measure_picture", lambda picture: measured.update([picture]) or 1)
+    recording = read_recording(drives[0], CONFIG)
+    assert recording.facts() == recording.facts()
+    assert len(measured) == 3 * 60 and set(measured.values()) == {1}
 
 
 def test_a_drive_cannot_be_held_out_and_trained_on(drives, tmp_path):

@@ -141,6 +141,23 @@ def test_drives_recorded_at_the_same_time_are_no_neighbours(tmp_path):
     assert split_by_time(join_drives(tmp_path, first, second)).left_out == 4 * 2 * 15
 
 
+@pytest.mark.parametrize("place", ["another drive", "the same drive"])
+def test_copies_without_times_do_not_leak_into_training(tmp_path, place):
+    whole = drive(100.0)
+    whole = replace(whole, steering=np.sin(np.arange(len(whole))).astype(np.float32))
+    part = slice(300, 600)
+    log = join_drives(tmp_path, whole, replace(make_log(whole.time_s[part]), steering=whole.steering[part]))
+    log = replace(log, time_s=np.full(len(log), np.nan))
+    if place == "the same drive":
+        log = replace(log, drives=log.drives[:1])
+    split = split_by_time(log)
+    row = np.concatenate([np.arange(len(whole)), np.arange(300, 600)])
+    trained, held_out = row[split.train], row[split.validation]
+    copies = trained[split.train >= len(whole)]
+    assert np.abs(trained[:, None] - held_out).min() > 0
+    assert len(copies) and np.abs(copies[:, None] - held_out[split.validation < len(whole)]).min() >= 15
+
+
 def test_parts_of_one_drive_in_several_folders_do_not_leak_into_training(tmp_path):
     whole = drive(100.0)
     other = replace(whole, steering=whole.steering + np.float32(0.5))
