@@ -26,7 +26,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from robostig._files import make_folder, replace_file
 from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec
 
-__all__ = ["Artifact", "add_code", "load_artifact", "pack", "read_facts", "save_artifact"]
+__all__ = ["Artifact", "add_code", "list_files", "load_artifact", "pack", "read_facts", "save_artifact"]
 
 FACTS = "robostig.json"
 SYMBOL, PARAMETERS, SHAPES = "model-symbol.json", "model-0000.params", "model-shapes.json"
@@ -204,11 +204,10 @@ def pack(folder: Union[str, Path], path: Union[str, Path]) -> Path:
         If the file cannot be written.
     """
     folder, path = Path(folder), Path(path)
-    facts = read_facts(folder)
-    _check_digests(folder, facts)
+    names = list_files(folder)
     with tempfile.TemporaryDirectory() as beside:
         code = add_code(beside)
-        contents = {name: folder / name for name in (*facts["files"], FACTS)}
+        contents = {name: folder / name for name in names}
         contents.update({str(file.relative_to(beside)): file for file in code.rglob("*") if file.is_file()})
         with replace_file(path) as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed, tarfile.open(
             fileobj=packed, mode="w"
@@ -273,9 +272,12 @@ def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
         found = f"it holds {holds}" if holds else "it is empty" if folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"no trained model in {folder}: no {FACTS}, {found}. Make one with `robostig train`")
     try:
-        facts = json.loads(path.read_text())
+        facts = dict(json.loads(path.read_text()))
         version = facts["format"]
-        facts["files"], facts["input"], facts["model"]
+        if version == FORMAT:
+            facts["input"], facts["model"]
+            for name in (SYMBOL, PARAMETERS, SHAPES):
+                facts["files"][name]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); copy the artifact again") from error
     if version != FORMAT:
@@ -283,7 +285,15 @@ def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
             f"{path} is of format {version}, RoboStig {robostig.__version__} reads format {FORMAT}; "
             "use the version that made it, or train again"
         )
-    return dict(facts)
+    return facts
+
+
+def list_files(folder: Union[str, Path]) -> Tuple[str, ...]:
+    """Return the names of the files that an artifact is made of; raises as :func:`load_artifact`."""
+    folder = Path(folder)
+    facts = read_facts(folder)
+    _check_digests(folder, facts)
+    return (*facts["files"], FACTS)
 
 
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -57,7 +57,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     run: Callable[[argparse.Namespace], None] = arguments.run
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unfinished files are then removed, as with Ctrl-C
+        # Unfinished files are then removed, and servers ended, as with Ctrl-C; also when the terminal is closed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
         with logging_redirect_tqdm():
             run(arguments)

@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="entry_point.py",
         description="Train a steering model from a recording and write its artifact.",
         epilog="example: python robostig/entry_point.py --model comma --training recording --model-dir out/comma",
+        add_help="SM_MODEL_DIR" not in os.environ,  # in a job, a hyperparameter `h` must not end it as if all were well
         allow_abbrev=False,  # an unknown hyperparameter must not pass for the beginning of a known one
     )
     folders = parser.add_argument_group("folders")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Union
 
@@ -12,6 +13,8 @@ from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec, preprocess
 
 __all__ = ["Pilot", "as_network_input", "predict"]
+
+FRAMES_AT_ONCE = 64  # through the network: many frames must not take much memory
 
 
 class Pilot:
@@ -76,12 +79,17 @@ class Pilot:
 
     def steer_many(self, frames: Iterable[np.ndarray]) -> np.ndarray:
         """Return (n,) float32 steering for n camera frames, which may differ in size."""
-        inputs = [preprocess(frame, self.spec) for frame in frames]
-        return self.predict(np.stack(inputs)) if inputs else np.empty(0, np.float32)
+        frames, steering = iter(frames), [np.empty(0, np.float32)]
+        while True:
+            inputs = [preprocess(frame, self.spec) for frame in itertools.islice(frames, FRAMES_AT_ONCE)]
+            if not inputs:
+                return np.concatenate(steering)
+            steering.append(self.predict(np.stack(inputs)))
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
-        return predict(self.net, inputs, self.context)
+        cuts = range(0, len(inputs), FRAMES_AT_ONCE)
+        return np.concatenate([predict(self.net, inputs[cut : cut + FRAMES_AT_ONCE], self.context) for cut in cuts])
 
 
 def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None) -> np.ndarray:

@@ -51,6 +51,7 @@ __all__ = ["RequestError", "model_fn", "transform_fn"]
 logger = logging.getLogger(__name__)
 
 JSON, NPY = "application/json", "application/x-npy"
+MOST_FRAMES = 4096  # in a request: some ten seconds of work, and the model server waits for 60
 MESSAGE_LENGTH = 300
 
 
@@ -154,6 +155,8 @@ def _steer(model: Pilot, frames: np.ndarray, *, is_picture: bool) -> np.ndarray:
             f"frames have the shape {frames.shape}; send one frame as (height, width, 3) or several as "
             "(frames, height, width, 3), channels last or first"
         )
+    if len(frames) > MOST_FRAMES:
+        raise RequestError(f"{len(frames):,} frames in one request; send at most {MOST_FRAMES:,}", 413)
     if frames.dtype.kind not in "fiu":
         raise RequestError(f"frames are of type {frames.dtype}; send numbers from 0 to 255")
     if frames.dtype != np.uint8:
@@ -179,12 +182,20 @@ def _read_json(body: Union[str, bytes]) -> np.ndarray:
         raise RequestError(f"the body is no JSON list of frames ({error}); send nested lists of numbers") from error
 
 
+# What NumPy raises for headers that it did not write.
+_NPY_FAULTS = (
+    *(ValueError, TypeError, LookupError, OverflowError, EOFError, MemoryError, RecursionError),
+    *(SyntaxError, tokenize.TokenError),
+)
+
+
 def _read_npy(body: Union[str, bytes]) -> np.ndarray:
     try:
         # numpy.load would take archives of arrays too.
         return np.lib.format.read_array(io.BytesIO(_as_bytes(body)), allow_pickle=False)
-    except (ValueError, TypeError, OverflowError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
-        raise RequestError(f"the body is no array that numpy.save wrote ({error})") from error
+    except _NPY_FAULTS as error:
+        reason = str(error) or type(error).__name__
+        raise RequestError(f"the body is no array that numpy.save wrote ({reason})") from error
 
 
 def _read_picture(body: Union[str, bytes]) -> np.ndarray:
@@ -225,10 +236,22 @@ def _write_npy(steering: np.ndarray) -> Tuple[bytes, str]:
 
 
 def _choose_writer(accept: str) -> Callable[[np.ndarray], Tuple[Any, str]]:
-    for wish in (accept or JSON).split(","):
-        kind = wish.split(";")[0].strip().lower()
-        if kind in (JSON, "*/*", "application/*", ""):
+    """Return what writes the type that the client likes best; of equals, the one that it names first."""
+    for quality, kind in sorted(map(_read_wish, (accept or JSON).split(",")), key=lambda wish: -wish[0]):
+        if quality > 0 and kind in (JSON, "*/*", "application/*", ""):
             return _write_json
-        if kind == NPY:
+        if quality > 0 and kind == NPY:
             return _write_npy
     raise RequestError(f"cannot answer as {accept!r:.80}; accept {JSON} or {NPY}", 406)
+
+
+def _read_wish(wish: str) -> Tuple[float, str]:
+    """Return quality and type of one wish of an Accept header: ``application/json;q=0.5``."""
+    kind, *parameters = wish.lower().replace(" ", "").split(";")
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:]), kind
+            except ValueError:
+                break  # no number: as if it were not there
+    return 1.0, kind

@@ -110,7 +110,17 @@ def test_damaged_facts_are_refused(saved, text):
         load_artifact(saved)
 
 
+@pytest.mark.parametrize("files", [[], {}, {"model-symbol.json": ""}])
+def test_facts_that_do_not_name_the_files_are_refused(saved, files):
+    change_facts(saved, files=files)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_artifact(saved)
+
+
 def test_facts_of_a_later_format_are_refused(saved):
+    change_facts(saved, files=None, format=2)
+    with pytest.raises(ValueError, match=r"is of format 2, RoboStig .* reads format 1"):
+        load_artifact(saved)
     change_facts(saved, format=2)
     with pytest.raises(ValueError, match=r"is of format 2, RoboStig .* reads format 1"):
         load_artifact(saved)

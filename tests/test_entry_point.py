@@ -294,6 +294,7 @@ def test_what_it_leaves_can_be_served_as_it_is(job):
     [
         (["--model", "alexnet"], "no model is named 'alexnet'"),
         (["--learning-rate", "-1e-3"], "learning-rate: expected one argument"),
+        (["-h", "66", "--epochs", "0"], "epochs is 0"),  # a hyperparameter `h` is no call for help
     ],
 )
 def test_a_jobs_failure_reason_is_one_line(job, monkeypatch, capsys, flags, message):

@@ -19,7 +19,7 @@ from robostig.artifact import save_artifact
 from robostig.backend import mx
 from robostig.pilot import Pilot
 from robostig.preprocessing import InputSpec, preprocess
-from robostig.serving import RequestError, model_fn, transform_fn
+from robostig.serving import MOST_FRAMES, RequestError, model_fn, transform_fn
 
 nn = mx.gluon.nn
 
@@ -172,6 +172,7 @@ BAD: Dict[str, Any] = {
     "cut npy header": (to_npy(FRAMES)[:40], "application/x-npy"),
     "npy header that is no dictionary": (to_npy(FRAMES).replace(b"'descr'", b"[[[[[[["), "application/x-npy"),
     "npy shape that is no number": (to_npy(FRAMES).replace(b"(3, 40", b"('', 4"), "application/x-npy"),
+    "npy type that is nothing": (to_npy(FRAMES).replace(b"'|u1'", b"()   "), "application/x-npy"),
     "npz": (to_npz(FRAMES), "application/x-npy"),
     "pickled npy": (to_npy(np.array([Bomb()], object), allow_pickle=True), "application/x-npy"),
     "npy of texts": (to_npy(np.full((2, 2, 3), "1")), "application/x-npy"),
@@ -208,10 +209,42 @@ def test_other_content_types_are_refused_with_a_list_of_those_that_are_not(pilot
     assert caught.value.status_code == 415
 
 
-def test_an_answer_that_is_not_accepted_is_refused(pilot):
-    with pytest.raises(RequestError, match="cannot answer as 'text/html'") as caught:
-        transform_fn(pilot, PNG, "image/png", "text/html")
+@pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "application/json; q=0, application/x-npy;q=0.0"])
+def test_an_answer_that_is_not_accepted_is_refused(pilot, accept):
+    with pytest.raises(RequestError, match="cannot answer as") as caught:
+        transform_fn(pilot, PNG, "image/png", accept)
     assert caught.value.status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/x-npy;q=0.5, application/json", "application/json"),
+        ("application/json;q=0, application/x-npy", "application/x-npy"),
+        ("application/x-npy;q=much, application/json", "application/x-npy"),
+        ("application/json, application/x-npy", "application/json"),
+    ],
+)
+def test_the_answer_is_what_the_client_likes_best(pilot, accept, kind):
+    assert transform_fn(pilot, PNG, "image/png", accept)[1] == kind
+
+
+def test_many_frames_go_through_the_network_a_few_at_a_time_and_too_many_are_refused(pilot):
+    largest = []
+
+    def net(frames):
+        largest.append(len(frames))
+        return mx.nd.ones((len(frames), 1)) * 0.5
+
+    counting = Pilot(net, SPEC, context=mx.cpu())
+    frames = np.zeros((MOST_FRAMES, 2, 2, 3), np.uint8)
+    for kind in (frames, np.zeros((200, *SPEC.shape), np.uint8)):
+        answer = transform_fn(counting, to_npy(kind), "application/x-npy", "application/json")[0]
+        assert json.loads(answer) == [0.5] * len(kind)
+    assert max(largest) == 64
+    with pytest.raises(RequestError, match=r"4,097 frames in one request; send at most 4,096") as caught:
+        transform_fn(counting, to_npy(np.zeros((4097, 1, 1, 3), np.uint8)), "application/x-npy")
+    assert caught.value.status_code == 413
 
 
 def test_an_answer_that_is_not_a_number_is_the_servers_error_and_never_sent(pilot):

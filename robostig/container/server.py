@@ -22,12 +22,13 @@ from types import TracebackType
 from typing import Iterator, Mapping, Optional, Type, Union
 
 from robostig._files import make_folder
-from robostig.artifact import CODE, Artifact, add_code, load_artifact
+from robostig.artifact import CODE, Artifact, add_code, list_files, load_artifact
 from robostig.container.environment import HERE, ContainerError, Environment, find_environment
 from robostig.container.job import kill_group
 
 __all__ = ["Server", "check_port", "open_model", "unpack"]
 
+_PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
 PORTS = range(32767)  # multi-model-server keeps a port in a Java short, and refuses larger ones
 FREE_PORTS = range(20000, 32000)  # below those that systems hand out to clients
 START_S = 120.0
@@ -134,7 +135,11 @@ class Server:
         if artifact.is_file():
             unpack(artifact, model)
         elif artifact.is_dir():
-            shutil.copytree(artifact, model, ignore=shutil.ignore_patterns("__pycache__"))
+            make_folder(model)
+            for name in list_files(artifact):
+                shutil.copy(artifact / name, model / name)
+            if (artifact / CODE).is_dir():
+                shutil.copytree(artifact / CODE, model / CODE, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             raise FileNotFoundError(f"there is no {artifact}; name the folder of a trained model, or its model.tar.gz")
         if not (model / CODE).is_dir():
@@ -178,7 +183,7 @@ class Server:
         """Return the status of an answer, None if there is none."""
         request = urllib.request.Request(self.base_url + path, body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
+            with _PLAIN.open(request, timeout=timeout) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -265,7 +270,8 @@ def unpack(archive: Union[str, Path], folder: Union[str, Path]) -> Path:
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             opened.extractall(folder, members, **options)  # type: ignore[arg-type]
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        mixed_up = (FileExistsError, NotADirectoryError, IsADirectoryError)  # a name that is a file and a folder
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, mixed_up):
             raise  # such as a full disk
         raise ValueError(f"{archive} is no model.tar.gz, or is damaged ({error}); copy it again") from error
     return folder
@@ -273,6 +279,8 @@ def unpack(archive: Union[str, Path], folder: Union[str, Path]) -> Path:
 
 def _check_member(member: tarfile.TarInfo, archive: Union[str, Path]) -> None:
     path = os.path.normpath(member.name)
+    if "\0" in path:
+        raise ValueError(f"{archive} holds {member.name!r}, which is no name; nothing was unpacked")
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
         raise ValueError(f"{archive} holds {member.name!r}, which leads out of its folder; nothing was unpacked")
     if not (member.isfile() or member.isdir()):

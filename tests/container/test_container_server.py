@@ -97,6 +97,7 @@ BAD = {
     "beyond 255": (to_npy(np.full((66, 200, 3), 300.0)), NPY, None, 400, "300"),
     "a pickle": (to_npy(np.array([{}], object), allow_pickle=True), NPY, None, 400, "numpy.save"),
     "half an array": (to_npy(READY)[:500], NPY, None, 400, "numpy.save"),
+    "too many frames": (to_npy(np.zeros((5000, 2, 2, 3), np.uint8)), NPY, None, 413, "at most 4,096"),
     "half a picture": (JPEG[:300], "image/jpeg", None, 400, "no picture"),
     "no picture": (b"junk", "image/png", None, 400, "no picture"),
     "another type": (b"1,2", "text/csv", None, 415, "image/jpeg"),
@@ -162,8 +163,24 @@ def test_a_model_that_cannot_be_loaded_is_an_error_with_its_cause(artifact, serv
     shutil.copytree(artifact, damaged)
     with open(damaged / "model-0000.params", "ab") as file:
         file.write(b"\0")
+    packed = shutil.make_archive(str(tmp_path / "model"), "gztar", damaged)
     with pytest.raises(ContainerError, match=r"(?s)cannot be loaded.*model-0000\.params is not the file"):
+        Server(packed, environment=serving_environment)
+    with pytest.raises(ValueError, match=r"model-0000\.params is not the file"):  # before anything is started
         Server(damaged, environment=serving_environment)
+
+
+def test_of_an_artifacts_folder_only_what_is_served_is_copied_and_a_proxy_is_not_asked(
+    artifact, serving_environment, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    copy = tmp_path / "copy"
+    shutil.copytree(artifact, copy)
+    (copy / "training").mkdir()
+    (copy / "training" / "lost").symlink_to("/nowhere")
+    with Server(copy, environment=serving_environment) as server:
+        assert ask(server, JPEG, "image/jpeg").status == 200
+        assert not (server.folder / "ml" / "model" / "training").exists()
 
 
 @pytest.mark.parametrize(
