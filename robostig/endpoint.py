@@ -37,7 +37,9 @@ class Endpoint:
     variant
         Which of the endpoint's production variants to ask; SageMaker chooses by their weights if None.
     client
-        What boto3 calls a client, for ``"sagemaker-runtime"``; if None, one with boto3's usual credentials and region.
+        What boto3 calls a client, for ``"sagemaker-runtime"``; if None, one is made.
+    session
+        What boto3 calls a session, for its credentials and region; if None, boto3's usual ones.
 
     Raises
     ------
@@ -47,7 +49,9 @@ class Endpoint:
         If boto3 knows no region.
     """
 
-    def __init__(self, name: str, *, variant: Optional[str] = None, client: Optional[Any] = None) -> None:
+    def __init__(
+        self, name: str, *, variant: Optional[str] = None, client: Optional[Any] = None, session: Optional[Any] = None
+    ) -> None:
         self.name, self.variant = name, variant
         try:
             import boto3
@@ -60,7 +64,7 @@ class Endpoint:
         self._client_error, self._any_error = ClientError, BotoCoreError
         limits = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 1})
         try:
-            self._client = client or boto3.client("sagemaker-runtime", config=limits)
+            self._client = client or (session or boto3).client("sagemaker-runtime", config=limits)
         except BotoCoreError as error:
             raise ValueError(f"the endpoint {name} cannot be asked: {explain(error)}") from error
 
@@ -140,7 +144,7 @@ def explain(error: Exception) -> str:
         advice = "take another instance type, or ask for more under Service Quotas in the AWS console"
     elif kind == "NoRegionError":
         advice = "set AWS_DEFAULT_REGION to the endpoint's region"
-    elif response is None:
+    elif response is None and kind != "ParamValidationError":
         advice = "look at the network, and at the endpoint's state"
     else:
         return words

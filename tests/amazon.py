@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import subprocess
 import tarfile
 import threading
@@ -18,25 +17,16 @@ import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import boto3
+from conftest import DUMMY_AWS
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
 from robostig.container import Environment, Server, run_training
 
-REGION = "us-east-1"
-ACCOUNT = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_SESSION_TOKEN": "testing",
-    "AWS_DEFAULT_REGION": REGION,
-    "AWS_REGION": REGION,
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-}
 # Any name that resolves to this machine: the training toolkit looks its hosts up, for a quarter of an hour.
 HOST = "localhost"
 
@@ -44,7 +34,7 @@ HOST = "localhost"
 class Amazon:
     """An account with a role, whose jobs and endpoints run here.
 
-    It wants :data:`ACCOUNT` among the environment variables, and is a context manager.
+    It wants :data:`conftest.DUMMY_AWS` among the environment variables, and is a context manager.
 
     Parameters
     ----------
@@ -54,7 +44,7 @@ class Amazon:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.servers: Dict[str, Server] = {}
+        self.servers: Dict[str, Dict[str, Server]] = {}  # by endpoint and variant
 
     def __enter__(self) -> Amazon:
         with contextlib.ExitStack() as stack:
@@ -119,29 +109,34 @@ class Amazon:
         }
         for name_of, content in config.items():
             (base / "input/config" / f"{name_of}.json").write_text(json.dumps(content))
-        done = run_training(base, environment=environment, env={**ACCOUNT, "AWS_ENDPOINT_URL_S3": self.s3_url})
+        done = run_training(base, environment=environment, env={**DUMMY_AWS, "AWS_ENDPOINT_URL_S3": self.s3_url})
         if done.returncode == 0:
             self.upload_archive(base / "model", job["ModelArtifacts"]["S3ModelArtifacts"])
         return done, base
 
     @contextlib.contextmanager
-    def run_endpoint(self, name: str, environment: Environment) -> Iterator[Server]:
-        """Run an endpoint's container, and let the runtime send it what is for this endpoint."""
+    def run_endpoint(self, name: str, environment: Environment) -> Iterator[None]:
+        """Run the container of each of an endpoint's variants, and let the runtime send it what is for it."""
+        with contextlib.ExitStack() as stack:
+            servers = {}
+            for variant, container in self.find_containers(name).items():
+                folder = self.folder / "endpoints" / name / variant
+                folder.mkdir(parents=True)
+                with tarfile.open(fileobj=io.BytesIO(self.read(container["ModelDataUrl"]))) as archive:
+                    archive.extractall(folder)
+                server = Server(folder, environment=environment, env=container["Environment"])
+                servers[variant] = stack.enter_context(server)
+            self.servers[name] = servers
+            stack.callback(self.servers.pop, name)
+            yield
+
+    def find_containers(self, name: str) -> Dict[str, Dict[str, Any]]:
+        """Return for each variant of an endpoint what its container is made of."""
         client = boto3.client("sagemaker")
         config = client.describe_endpoint(EndpointName=name)["EndpointConfigName"]
-        variant = client.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
-        model = client.describe_model(ModelName=variant["ModelName"])
-        container = model.get("PrimaryContainer") or model["Containers"][0]
-        folder = self.folder / "endpoints" / name
-        folder.mkdir(parents=True)
-        with tarfile.open(fileobj=io.BytesIO(self.read(container["ModelDataUrl"]))) as archive:
-            archive.extractall(folder)
-        with Server(folder, environment=environment, env=container["Environment"]) as server:
-            self.servers[name] = server
-            try:
-                yield server
-            finally:
-                del self.servers[name]
+        variants = client.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+        models = {each["VariantName"]: client.describe_model(ModelName=each["ModelName"]) for each in variants}
+        return {name: model.get("PrimaryContainer") or model["Containers"][0] for name, model in models.items()}
 
     def read(self, uri: str) -> bytes:
         """Return an object of S3."""
@@ -171,23 +166,36 @@ class Amazon:
         boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=buffer.getvalue())
 
 
-def _make_runtime(servers: Dict[str, Server]) -> type:
+def _make_runtime(servers: Dict[str, Dict[str, Server]]) -> type:
     class Runtime(BaseHTTPRequestHandler):
-        """Hands on what comes to /endpoints/NAME/invocations."""
+        """Hands on what comes to /endpoints/NAME/invocations: to the variant that it names, or else to the first."""
 
         def do_POST(self) -> None:
             name = self.path.split("/")[2]
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if name not in servers:
+                return self.refuse(f"Endpoint {name} of account 123456789012 not found.")
+            variant = self.headers["X-Amzn-SageMaker-Target-Variant"] or next(iter(servers[name]))
+            if variant not in servers[name]:
+                return self.refuse(f"Variant {variant} not found for Endpoint {name} of account 123456789012.")
             headers = {key: self.headers[key] for key in ("Content-Type", "Accept") if self.headers[key]}
-            request = urllib.request.Request(servers[name].url, body, headers)
+            request = urllib.request.Request(servers[name][variant].url, body, headers)
             try:
                 answer = urllib.request.urlopen(request, timeout=60)
             except urllib.error.HTTPError as error:
                 answer = error
-            content = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.headers["Content-Type"] or "text/plain")
-            self.send_header("Content-Length", str(len(content)))
+            self.answer(answer.status, answer.read(), answer.headers["Content-Type"] or "text/plain")
+
+        def refuse(self, message: str) -> None:
+            content = json.dumps({"Code": "ValidationError", "message": message}).encode()
+            self.answer(400, content, "application/json", {"x-amzn-ErrorType": "ValidationError"})
+
+        def answer(
+            self, status: int, content: bytes, kind: str, more: Mapping[str, str] = MappingProxyType({})
+        ) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **more}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 

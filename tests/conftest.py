@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from robostig.container import Environment
 
 ROOT = Path(__file__).resolve().parents[1]
+# Nobody's credentials, and none of the machine's.
+DUMMY_AWS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SESSION_TOKEN": "testing",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_REGION": "eu-west-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
 CONTAINERS = default_cache_folder() / "containers"
 
 
@@ -90,20 +101,18 @@ def draw_road(steering: float, *, offset: float = 0.0, height: int = 160, width:
     return frame
 
 
-@pytest.fixture
-def dummy_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Log in to AWS with nobody's credentials, and none of the machine's; only this machine can be reached."""
+def log_in_to_aws(patch: pytest.MonkeyPatch) -> None:
+    """Put :data:`DUMMY_AWS` in place of the machine's variables."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "a"),
-        ("AWS_SECRET_ACCESS_KEY", "b"),
-        ("AWS_DEFAULT_REGION", "eu-west-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-        ("AWS_CONFIG_FILE", str(tmp_path / "none")),
-        ("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none")),
-    ):
-        monkeypatch.setenv(name, value)
+        patch.delenv(name)
+    for name, value in DUMMY_AWS.items():
+        patch.setenv(name, value)
+
+
+@pytest.fixture
+def dummy_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log in to AWS with nobody's credentials; only this machine can be reached."""
+    log_in_to_aws(monkeypatch)
     look_up = socket.getaddrinfo
 
     def look_up_here(host: Any, *arguments: Any, **options: Any) -> Any:

@@ -184,6 +184,22 @@ def test_hyperparameters_arrive_as_the_entry_point_reads_them(aws, role):
     assert TrainingConfig.from_arguments(arguments) == TrainingConfig(**expected) and not unknown
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: estimator("comma", role="a", instance_count="2"), "instance_count is '2'; it takes a whole number"),
+        (lambda: estimator("comma", role="a", instance_count=0), "instance_count is 0; it takes a whole number, 1 or"),
+        (lambda: estimator("comma", role="a", hyperparameters=[1]), r"hyperparameters is \[1\]; give a value for each"),
+        (lambda: tuner("comma", role="a", max_jobs=0), "max_jobs is 0; it takes a whole number, 1 or more"),
+        (lambda: tuner("comma", role="a", max_jobs=1, max_parallel_jobs=True), "max_parallel_jobs is True; it takes"),
+    ],
+)
+def test_what_cannot_be_trained_shows_before_anything_is_asked_of_aws(aws, call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert not aws.calls
+
+
 BAD_HYPERPARAMETERS = [
     ("nvidea", {}, "did you mean 'nvidia'"),
     ("nvidia", {"epochs": 0}, "epochs is 0; it takes 1 to"),
@@ -393,6 +409,9 @@ def test_two_variants_share_the_traffic_of_one_endpoint(aws, role, artifact):
         ({"nvidia": -1}, "each is 0 or more"),
         ({"nvidia": 0, "comma": 0}, "one at least is more"),
         ({"nvidia": float("nan")}, "each is 0 or more"),
+        ({"nvidia": "9"}, "a number for each name"),
+        (["nvidia"], "a number for each name"),
+        ({}, "a number for each name"),
     ):
         with pytest.raises(ValueError, match=message):
             shift_traffic("ab", weights)
@@ -404,6 +423,9 @@ def test_weights_belong_to_the_variants(aws, artifact):
     for weights in ({"comma": 1}, {"comma": 1, "nvidia": 1, "other": 1}):
         with pytest.raises(ValueError, match="give one for each of nvidia, comma"):
             deploy_variants({"nvidia": artifact, "comma": artifact}, weights=weights, role="SageMaker")
+    for weights in ({"comma": "9"}, {"comma": None}, {"comma": 0}, [1], {}):
+        with pytest.raises(ValueError, match="give a number for each name: each is 0 or more, and one at least is mor"):
+            deploy_variants({"comma": artifact}, weights=weights, role="SageMaker")
     assert not aws.calls
 
 
@@ -491,6 +513,10 @@ def test_without_permission_nothing_is_uploaded(aws, role, artifact, monkeypatch
         ({"comma": "nowhere"}, {}, FileNotFoundError, "no trained model in nowhere"),
         ({"my_model": None}, {}, ValueError, "'robostig-my_model' is no name: letters, digits and hyphens"),
         ({"comma": None}, {"prefix": "x" * 50}, ValueError, "is no name: .* at most 54"),
+        ({1: None}, {}, ValueError, "1 is no name"),
+        ({"comma": 5}, {}, ValueError, "the model comma is 5; give a trained estimator, "),
+        ({"comma": "s3://bucket"}, {}, ValueError, "the model comma is 's3://bucket'; .* s3://bucket/key of a model"),
+        ({"comma": None}, {"instance_count": 0}, ValueError, "instance_count is 0; it takes a whole number"),
     ],
 )
 def test_what_cannot_be_deployed_shows_before_anything_is_asked_of_aws(aws, artifact, models, options, error, message):
@@ -498,6 +524,43 @@ def test_what_cannot_be_deployed_shows_before_anything_is_asked_of_aws(aws, arti
     with pytest.raises(error, match=message):
         deploy(models, role="SageMaker", **options)
     assert not aws.calls
+
+
+def test_models_without_names_or_that_are_none_are_not_deployed(aws, artifact):
+    for call in (deploy, deploy_variants):
+        for models, message in (
+            ([artifact], "name the models to deploy: .*, not "),
+            (5, "name the models to deploy"),
+            ({"comma": None}, "the model comma is None; give a trained estimator"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call(models, role="SageMaker")
+    with pytest.raises(TypeError, match=r"deploy\(\) got an unexpected keyword argument 'instance'"):
+        deploy({"comma": artifact}, role="SageMaker", instance="ml.c5.large")
+    for name in (None, 5, "", "a b/c*"):
+        for call in (delete, lambda name: shift_traffic(name, {"comma": 1})):
+            with pytest.raises(ValueError, match=" is no name: letters, digits and hyphens, at most 63"):
+                call(name)
+    assert not aws.calls
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "x"}, r"\(name cannot be set there\)"),
+        ({"entry_point": "x.py"}, r"\(entry_point cannot be set there\)"),
+        ({"env": {"SAGEMAKER_PROGRAM": "x.py", "A": "1"}}, r"\(SAGEMAKER_PROGRAM cannot be set there\)"),
+        ({"nonsense": 1}, r"\(.* unexpected keyword argument 'nonsense'\)"),
+        ({"env": 5}, "which cannot be used"),
+        (5, "model_options is 5, which cannot be used"),
+    ],
+)
+def test_options_that_a_model_does_not_take_are_refused_before_anything_is_created(
+    aws, role, artifact, options, message
+):
+    with pytest.raises(ValueError, match=message) as raised:
+        deploy({"comma": artifact}, role=role, model_options=options)
+    assert not aws.created() and "\n" not in str(raised.value)
 
 
 def test_a_damaged_artifact_is_not_deployed(aws, artifact):
@@ -578,7 +641,7 @@ def test_what_is_gone_already_is_no_error(aws, role, artifact):
     client.delete_endpoint(EndpointName="robostig-comma")
     client.delete_endpoint_config(EndpointConfigName="robostig-comma")
     removed = delete("robostig-comma")
-    assert [each.rpartition("-")[0] for each in removed[:1]] == ["the model robostig-comma"] and len(removed) == 2
+    assert [each.rpartition("-")[0] for each in removed[1:]] == ["the model robostig-comma"] and len(removed) == 2
 
 
 def test_a_model_that_something_else_made_is_kept(aws, role, artifact, caplog):
@@ -588,8 +651,72 @@ def test_a_model_that_something_else_made_is_kept(aws, role, artifact, caplog):
     variant = {"VariantName": "a", "ModelName": "theirs", "InitialInstanceCount": 1, "InstanceType": "ml.c5.large"}
     client.create_endpoint_config(EndpointConfigName="config", ProductionVariants=[variant])
     client.create_endpoint(EndpointName="old", EndpointConfigName="config")
-    assert delete("old") == ["the endpoint old", "the endpoint configuration config"]
-    assert "kept the models theirs" in caplog.text and len(client.list_models()["Models"]) == 1
+    client.create_endpoint(EndpointName="other", EndpointConfigName="config")
+    assert delete("old") == ["the endpoint old"]
+    assert "kept the endpoint configuration config, the model theirs, not made here" in caplog.text
+    assert len(client.list_models()["Models"]) == 1
+    assert [each["EndpointConfigName"] for each in client.list_endpoint_configs()["EndpointConfigs"]] == ["config"]
+
+
+def test_a_name_that_looks_like_ours_is_not_ours(aws, role, artifact):
+    """A date is eight hexadecimal digits, too."""
+    client, s3 = boto3.client("sagemaker"), boto3.resource("s3")
+    s3.create_bucket(Bucket="mine", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    tags: Dict[str, List[Dict[str, str]]] = {
+        "robostig-20251101": [],
+        "robostig-20251102": [{"Key": "robostig:endpoint", "Value": "another"}],
+        # Made here, from an archive that was not uploaded here.
+        "robostig-20251103": [{"Key": "robostig:endpoint", "Value": "robostig"}],
+        "robostig-20251104": [
+            {"Key": "robostig:endpoint", "Value": "robostig"},
+            {"Key": "robostig:upload", "Value": "s3://mine/another/model.tar.gz"},
+        ],
+    }
+    for name, given in tags.items():
+        key = f"models/{name}/model.tar.gz"
+        s3.Object("mine", key).put(Body=b"the only copy")
+        container = {"Image": "a", "ModelDataUrl": f"s3://mine/{key}"}
+        client.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role, Tags=given)
+    deploy_variants({"nvidia": artifact}, role=role)
+    (model,) = [each for each in aws.sent("CreateModel") if each["ModelName"] not in tags]
+    upload = model["PrimaryContainer"]["ModelDataUrl"]
+    assert {each["Key"]: each["Value"] for each in model["Tags"]} == {
+        "robostig:endpoint": "robostig",
+        "robostig:upload": upload,
+    }
+    ours = [f"the model {name}" for name in ("robostig-20251103", "robostig-20251104", model["ModelName"])]
+    assert sorted(delete("robostig")[2:]) == sorted([*ours, upload])
+    assert sorted(each["ModelName"] for each in client.list_models()["Models"]) == list(tags)[:2]
+    assert len(list(s3.Bucket("mine").objects.all())) == 4
+
+
+def list_objects() -> List[str]:
+    s3 = boto3.resource("s3")
+    return [each.key for bucket in s3.buckets.all() for each in bucket.objects.all()]
+
+
+def test_an_upload_in_vain_is_removed(aws, role, artifact, caplog):
+    forbidden = refuse("AccessDeniedException", "not authorized to perform: sagemaker:CreateModel\n  because of that")
+    aws.answers["CreateModel"] = forbidden
+    with pytest.raises(DeploymentError, match=r"a model for .* could not be created: not authorized .*\(AWS_PROFILE\)"):
+        deploy({"comma": artifact}, role=role)
+    assert len(aws.sent("PutObject")) == 1 and not list_objects()
+    # Whatever it is that fails, also the SDK itself, which likes several lines.
+    for error in (ValueError("no\n  way"), KeyError("way")):
+
+        def fail(arguments: Any, real: Any, error: Exception = error) -> Any:
+            raise error
+
+        aws.answers["CreateModel"] = fail
+        with pytest.raises(DeploymentError if isinstance(error, ValueError) else KeyError) as raised:
+            deploy({"comma": artifact}, role=role)
+        assert "way" in str(raised.value) and "\n" not in str(raised.value) and not list_objects()
+    # The first error counts, and the upload that is left is told of.
+    aws.answers.update(CreateModel=forbidden, DeleteObject=refuse("AccessDenied", "Access Denied"))
+    with pytest.raises(DeploymentError, match=r"a model for .* could not be created: not authorized"):
+        deploy({"comma": artifact}, role=role)
+    (key,) = list_objects()
+    assert f"/{key} was uploaded in vain, and could not be removed: Access Denied" in caplog.text
 
 
 def test_what_cannot_be_removed_is_said_with_what_was(aws, role, artifact):

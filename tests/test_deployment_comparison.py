@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any, Iterator
 import cv2
 import numpy as np
 import pytest
-from conftest import draw_road
+from conftest import DUMMY_AWS, draw_road
 
 from robostig.artifact import save_artifact
 from robostig.backend import mx
@@ -24,7 +25,7 @@ from robostig.pipeline import read_recording
 from robostig.preprocessing import InputSpec
 from robostig.serving import RequestError, model_fn, transform_fn
 
-pytest.importorskip("boto3", reason='boto3 is not installed: pip install "robostig[sagemaker]"')
+boto3 = pytest.importorskip("boto3", reason='boto3 is not installed: pip install "robostig[sagemaker]"')
 
 
 def make_artifact(folder: Path, *, seed: int, share: float, **facts: Any) -> Path:
@@ -50,17 +51,22 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def runtime(artifacts: Any, dummy_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return what the endpoints do: ``pilots`` and ``ways`` (of going wrong) by (endpoint, variant); and ``asked``."""
+    """Return what the endpoints do: ``pilots`` and ``ways`` (of going wrong) by (endpoint, variant).
+
+    And who was ``asked``, and by whom: ``credentials``, with the region in them.
+    """
     pilots = {(name, None): model_fn(str(folder)) for name, folder in artifacts.items()}
     pilots.update({("ab", name): pilots[name, None] for name in artifacts})
     ways: Any = {}
     asked: Any = []
+    credentials: Any = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             key = self.path.split("/")[2], self.headers["X-Amzn-SageMaker-Target-Variant"]
             asked.append((*key, self.headers["Content-Type"], body))
+            credentials.append(self.headers["Authorization"].partition("Credential=")[2].split("/")[:3:2])
             try:
                 if key not in pilots:
                     raise LookupError(f"Endpoint {key[0]} of account 123456789012 not found.")
@@ -82,7 +88,8 @@ def runtime(artifacts: Any, dummy_aws: None, monkeypatch: pytest.MonkeyPatch) ->
             if error:
                 self.send_header("x-amzn-ErrorType", error)
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # who asked may have gone
+                self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -93,15 +100,20 @@ def runtime(artifacts: Any, dummy_aws: None, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers credentials
     monkeypatch.setattr("robostig.endpoint.READ_S", 30.0)  # this machine may be busy
-    yield SimpleNamespace(pilots=pilots, ways=ways, asked=asked)
+    yield SimpleNamespace(pilots=pilots, ways=ways, asked=asked, credentials=credentials)
     server.shutdown()
     server.server_close()
+
+
+def make_predictor(name: str, **account: str) -> Any:
+    """Return as much of the SDK's predictor as is asked for; the SDK is not everywhere."""
+    return SimpleNamespace(endpoint_name=name, sagemaker_session=SimpleNamespace(boto_session=boto3.Session(**account)))
 
 
 def test_the_nearer_to_the_driver_is_chosen_and_both_agree_with_their_artifacts(runtime, artifacts, make_recording):
     folder = make_recording(60, size=(80, 160))
     # Variants of one endpoint beside a predictor, such as deploy() returns.
-    endpoints = {"wild": ("ab", "wild"), "calm": SimpleNamespace(endpoint_name="calm")}
+    endpoints = {"wild": ("ab", "wild"), "calm": make_predictor("calm")}
     result = compare_endpoints(endpoints, folder, artifacts=artifacts)
     assert result.choice == "calm" and result.rows == f"all 60 rows of {folder / 'driving_log.csv'}"
     assert result.reason.startswith("calm should drive: it is the closest to the driver. On all 60 rows of")
@@ -226,6 +238,39 @@ def test_mistakes_show_before_a_thousand_failures(runtime, artifacts, tmp_path):
         compare_endpoints({"calm": "calm"}, frames, artifacts={"calm": tmp_path / "none"})
     with pytest.raises(FileNotFoundError, match="driving_log"):
         compare_endpoints({"calm": "calm"}, tmp_path / "none")
+
+
+def test_a_predictor_is_asked_in_its_own_account_and_region_and_not_waited_for(runtime, monkeypatch):
+    account = {"region_name": "us-west-2", "aws_access_key_id": "other", "aws_secret_access_key": "other"}
+    predictor = make_predictor("calm", **account)
+    compare_endpoints({"calm": predictor, "wild": "wild"}, [draw_road(0.1)])
+    here = [DUMMY_AWS["AWS_ACCESS_KEY_ID"], DUMMY_AWS["AWS_DEFAULT_REGION"]]
+    assert runtime.credentials == 2 * [["other", "us-west-2"], here]
+    runtime.ways["calm", None] = lambda number: time.sleep(0.5)
+    monkeypatch.setattr("robostig.endpoint.READ_S", 0.1)
+    with pytest.raises(OSError, match=r"the endpoint calm cannot be asked: .*timed? ?out"):
+        compare_endpoints({"calm": predictor}, [draw_road(0.1)])
+    assert len(runtime.asked) == 5  # once
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "frames", "options", "message"),
+    [
+        ({"calm": 5}, "log", {}, "5 is no endpoint; give its name"),
+        ({"calm": ("ab",)}, "log", {}, r"\('ab',\) is no endpoint"),
+        ({"calm": ("ab", 1)}, "log", {}, r"\('ab', 1\) is no endpoint"),
+        (["calm"], "log", {}, r"endpoints is \['calm'\]; give a name for each"),
+        ({"calm": "calm"}, "log", {"artifacts": ["calm"]}, r"artifacts is \['calm'\]; give a name for each"),
+        ({"calm": "calm"}, 5, {}, "frames is 5; give a driving log"),
+        ({"calm": "calm"}, None, {}, "frames is None; give a driving log"),
+        ({"calm": "calm"}, "", {}, "frames is ''; give a driving log"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_words(runtime, make_recording, endpoints, frames, options, message):
+    frames = make_recording(3, size=(80, 160)) if frames == "log" else frames
+    with pytest.raises(ValueError, match=message):
+        compare_endpoints(endpoints, frames, **options)
+    assert not runtime.asked
 
 
 def test_without_credentials_it_is_one_line(runtime, monkeypatch):

@@ -163,6 +163,12 @@ def test_without_a_region_the_error_says_how_to_set_one(ask, monkeypatch):
         ask("stig")
 
 
+def test_what_boto3_refuses_is_not_put_down_to_the_network(ask):
+    with pytest.raises(OSError, match="Invalid type for parameter EndpointName") as raised:
+        ask(5)
+    assert "network" not in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_a_frame_that_is_none_is_refused_before_anybody_is_asked(ask, service):
     with pytest.raises(ValueError, match="a frame is"):
         Endpoint("stig").steer(np.zeros((3, 3), np.uint8))

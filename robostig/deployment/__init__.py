@@ -1,9 +1,10 @@
 """SageMaker from a notebook: train and tune there, serve several models, see which one should drive, remove them.
 
 A thin layer over SageMaker's Python SDK, version 2: what comes back are its own estimators, tuners and predictors.
-Before anything is uploaded or created, credentials, region, images, names and models are looked at, so that a mistake
-costs nothing. From the moment an endpoint is created its instances are billed, whether somebody asks it or not, until
-:func:`delete` is called; what was created, and that call, is logged as a warning.
+Before anything is uploaded or created, credentials, region, images, names and models are looked at, so that most
+mistakes cost nothing; an instance type that there is not, or a limit, is for SageMaker to notice. From the moment an
+endpoint is created its instances are billed, whether somebody asks it or not, until :func:`delete` is called; what was
+created, and that call, is logged as a warning.
 
 Examples
 --------

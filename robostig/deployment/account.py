@@ -13,6 +13,7 @@ __all__ = [
     "SCRIPT",
     "DeploymentError",
     "check_account",
+    "check_count",
     "import_sagemaker",
     "in_one_line",
     "look_up",
@@ -111,6 +112,12 @@ def check_account(
         session.account_id()
     with in_one_line(f"nothing was created: the role {role} cannot be used"):
         return str(session.expand_role(role))
+
+
+def check_count(what: str, count: Any) -> None:
+    """Raise ValueError unless ``count`` is a whole number, 1 or more."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{what} is {count!r}; it takes a whole number, 1 or more")
 
 
 def look_up(call: Any, **arguments: Any) -> Optional[Dict[str, Any]]:

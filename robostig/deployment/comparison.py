@@ -133,7 +133,8 @@ def compare_endpoints(
     Parameters
     ----------
     endpoints
-        A name for each, and whom to ask: an endpoint's name, (endpoint's name, variant), or a predictor.
+        A name for each, and whom to ask: an endpoint's name, (endpoint's name, variant), or a predictor, which is asked
+        with the credentials and in the region of its own session.
     frames
         A driving log (its folder or CSV file), or pictures: paths of JPEGs and PNGs, or (H, W, 3) uint8 RGB arrays.
         Files are sent byte for byte. Of a log that the artifacts were trained on, only the rows that were held out.
@@ -147,11 +148,14 @@ def compare_endpoints(
     ImportError
         If boto3 is not installed.
     FileNotFoundError, ValueError
-        If frames or artifacts cannot be used, a name among the artifacts is none of the endpoints', there is no such
-        endpoint, or the region is not set.
+        If endpoints, frames or artifacts are no such things or cannot be used, a name among the artifacts is none of
+        the endpoints', there is no such endpoint, or the region is not set.
     OSError
         If no endpoint answers: without credentials, say.
     """
+    for what, given in (("endpoints", endpoints), ("artifacts", artifacts or {})):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{what} is {given!r}; give a name for each: {{'comma': ...}}")
     if not endpoints:
         raise ValueError("name the endpoints to compare: {'comma': 'robostig-comma', ...}")
     unknown = sorted(set(artifacts or {}) - set(endpoints))
@@ -207,6 +211,8 @@ def _read_frames(
     frames: Frames, facts: Sequence[Mapping[str, Any]]
 ) -> Tuple[List[bytes], Optional[DrivingLog], np.ndarray, str]:
     """Return pictures as they will be sent, the log that they are of, if any, its rows, and in words what they are."""
+    if not isinstance(frames, (str, Path, Iterable)) or (isinstance(frames, str) and not frames):
+        raise ValueError(f"frames is {frames!r}; give a driving log (its folder or CSV file), or pictures")
     if isinstance(frames, (str, Path)) and not _is_picture(frames):
         log = read_driving_log(frames)
         rows, which = np.arange(len(log)), f"all {len(log):,} rows of {log.source}"
@@ -237,9 +243,14 @@ def _read_bytes(frame: Union[str, Path, np.ndarray]) -> bytes:
 
 
 def _make_endpoint(target: Target, client: Optional[Any]) -> Endpoint:
+    if isinstance(target, str):
+        return Endpoint(target, client=client)
     if isinstance(target, tuple):
-        return Endpoint(target[0], variant=target[1], client=client)
-    return Endpoint(target if isinstance(target, str) else target.endpoint_name, client=client)
+        if len(target) == 2 and all(isinstance(each, str) for each in target):
+            return Endpoint(target[0], variant=target[1], client=client)
+    elif hasattr(target, "endpoint_name"):
+        return Endpoint(target.endpoint_name, client=client, session=target.sagemaker_session.boto_session)
+    raise ValueError(f"{target!r} is no endpoint; give its name, (its name, variant), or a predictor")
 
 
 def _wake_up(endpoints: Mapping[str, Endpoint], picture: bytes) -> None:

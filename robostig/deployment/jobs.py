@@ -15,6 +15,7 @@ from robostig.deployment.account import (
     PY_VERSION,
     SCRIPT,
     check_account,
+    check_count,
     import_sagemaker,
     open_session,
 )
@@ -77,12 +78,14 @@ def estimator(
     ImportError
         If SageMaker's SDK 2 is not installed.
     ValueError
-        For an unknown model, a hyperparameter that is none or out of range, a region that is not set or has no image.
+        For an unknown model, a hyperparameter that is none or out of range, a number of instances below 1, a region
+        that is not set or has no image.
     DeploymentError
         Without valid credentials, or if there is no such role.
     """
     sagemaker = import_sagemaker()
     values = {"model": model, **_check_hyperparameters(model, hyperparameters or {})}
+    check_count("instance_count", instance_count)
     if instance_count > 1:
         options.setdefault("distribution", {"parameter_server": {"enabled": True}})
     if not instance_type.startswith("local"):
@@ -139,6 +142,8 @@ def tuner(
     """
     names = [models] if isinstance(models, str) else list(models)
     check_models(names)
+    check_count("max_jobs", max_jobs)
+    check_count("max_parallel_jobs", max_parallel_jobs)
     made = estimator(names[0], role=role, hyperparameters=hyperparameters, **options)
     from sagemaker.parameter import CategoricalParameter
     from sagemaker.tuner import HyperparameterTuner
@@ -166,6 +171,8 @@ def tuner(
 def _check_hyperparameters(model: str, given: Mapping[str, Any]) -> Dict[str, Any]:
     """Return hyperparameters by the names that they have in the configuration; raises as it does."""
     get_spec(model)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"hyperparameters is {given!r}; give a value for each name: {{'epochs': 20, ...}}")
     values = TrainingConfig.from_dict({"model": model, **given}).to_dict()
     if values["model"] != model:
         raise ValueError(f"the hyperparameters name the model {values['model']!r}, the call {model!r}; name it once")

@@ -7,25 +7,29 @@ model server answers. Only S3 and the control plane are moto's. With ``-s``, it 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, log_in_to_aws
 
 sagemaker = pytest.importorskip("sagemaker", reason="SageMaker's SDK is in the default environment")
 pytest.importorskip("moto", reason="moto is in the default environment")
 
-from amazon import ACCOUNT, Amazon  # noqa: E402
+import boto3  # noqa: E402
+from amazon import Amazon  # noqa: E402
 from sagemaker.deserializers import JSONDeserializer, NumpyDeserializer  # noqa: E402
 from sagemaker.mxnet import MXNet, MXNetModel  # noqa: E402
 from sagemaker.predictor import Predictor  # noqa: E402
 from sagemaker.serializers import IdentitySerializer, JSONSerializer, NumpySerializer  # noqa: E402
 
+from robostig.artifact import save_artifact  # noqa: E402
+from robostig.backend import mx  # noqa: E402
+from robostig.deployment import compare_endpoints, delete, deploy_variants  # noqa: E402
 from robostig.driving_log import DrivingLogWriter, read_driving_log, read_picture  # noqa: E402
+from robostig.models import get_model, get_spec  # noqa: E402
 from robostig.pilot import Pilot  # noqa: E402
 from robostig.preprocessing import preprocess  # noqa: E402
 
@@ -36,10 +40,7 @@ HYPERPARAMETERS = {"epochs": 1, "batch-size": 32, "learning_rate": 1e-3, "device
 @pytest.fixture(scope="module")
 def amazon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amazon]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in ACCOUNT.items():
-            patch.setenv(name, value)
+        log_in_to_aws(patch)
         # The call's paths are those of a checkout. It is a copy, because the SDK packs nothing from under /root.
         checkout = tmp_path_factory.mktemp("checkout")
         shutil.copytree(ROOT / "robostig", checkout / "robostig", ignore=shutil.ignore_patterns("__pycache__"))
@@ -146,6 +147,10 @@ def test_the_customers_call(way, amazon, session, channel, recording, training_e
     assert json.loads((base / "model/robostig.json").read_text())["model"] == name
 
     predictor = deploy(estimator, endpoint_name=job)
+    (container,) = amazon.find_containers(job).values()
+    served = amazon.list_archive(container["ModelDataUrl"])  # which the SDK made of the one that training wrote
+    assert container["ModelDataUrl"] != estimator.model_data and "model-0000.params" in served
+    assert ("code/lib/robostig/serving.py" if call is call_as_the_customer else "code/serving.py") in served
     with amazon.run_endpoint(job, serving_environment):
         log = read_driving_log(recording)
         frames = [read_picture(path) for path in log.pictures["center"][:3]]
@@ -168,6 +173,43 @@ def test_the_customers_call(way, amazon, session, channel, recording, training_e
             assert ask(jpeg, IdentitySerializer("image/jpeg")) == pytest.approx([steering], abs=1e-3)
         array = Predictor(job, session, NumpySerializer(), NumpyDeserializer()).predict(np.stack(frames))
         assert array.dtype == np.float32 and array.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def count_what_there_is() -> Dict[str, int]:
+    client = boto3.client("sagemaker")
+    return {
+        "models": len(client.list_models()["Models"]),
+        "endpoints": len(client.list_endpoints()["Endpoints"]),
+        "configurations": len(client.list_endpoint_configs()["EndpointConfigs"]),
+        "objects": sum(1 for bucket in boto3.resource("s3").buckets.all() for _ in bucket.objects.all()),
+    }
+
+
+@pytest.mark.timeout(120)
+def test_two_variants_are_deployed_compared_and_removed(amazon, session, recording, serving_environment, tmp_path):
+    artifacts = {}
+    for name in ("comma", "nvidia"):
+        mx.random.seed(1)
+        net = get_model(name)
+        net.initialize(mx.init.Xavier())
+        artifacts[name] = save_artifact(tmp_path / name, net, get_spec(name).input, {"model": name})
+    before = count_what_there_is()
+    deploy_variants(artifacts, endpoint_name="both", role=amazon.role, sagemaker_session=session, wait=False)
+    with amazon.run_endpoint("both", serving_environment):
+        targets = {name: ("both", name) for name in artifacts}
+        frames = read_driving_log(recording).pictures["center"][:20]
+        result = compare_endpoints(targets, frames, artifacts=artifacts, client=amazon.runtime())
+        print(result.describe())
+        for unknown, message in ((("both", "tesla"), "Variant tesla not found"), ("nobody", "Endpoint nobody of")):
+            with pytest.raises(ValueError, match=message):
+                compare_endpoints({"unknown": unknown}, frames, client=amazon.runtime())
+    for score in result.endpoints.values():
+        assert (score.answered, score.first_error) == (20, "") and score.difference <= 1e-4
+        assert score.latency_ms["p50"] <= score.latency_ms["p99"]
+    assert result.choice in artifacts and result.reason.startswith(f"{result.choice} should drive")
+    assert result.describe().count(" p99 ") == 2
+    assert len(delete("both", sagemaker_session=session)) == 6
+    assert count_what_there_is() == before
 
 
 BAD_JOBS = {
