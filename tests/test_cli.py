@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -331,3 +332,19 @@ def test_arrays_can_be_trained_on_but_not_compared_on(zoo, run, tmp_path):
     assert status == 0 and parse(out)["open_loop"]["whiteness"] is None
     status, _, err = run("compare", "--data", "data", *QUICK, "--track", "none")
     assert status == 1 and "holds arrays" in err
+
+
+@pytest.mark.parametrize(("before", "ends"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_command_ends_with_its_terminal_unless_nohup_keeps_it(run, before, ends):
+    kept = signal.signal(signal.SIGHUP, before), signal.getsignal(signal.SIGTERM)
+    try:
+        assert run("models")[0] == 0
+        handler = signal.getsignal(signal.SIGHUP)
+        assert callable(handler) == ends
+        if ends:
+            with pytest.raises(SystemExit) as caught:
+                handler(signal.SIGHUP, None)
+            assert caught.value.code == 129
+    finally:
+        signal.signal(signal.SIGHUP, kept[0])
+        signal.signal(signal.SIGTERM, kept[1])

@@ -137,6 +137,9 @@ def test_the_customers_call(way, amazon, session, channel, recording, training_e
     estimator = call(name, role=amazon.role, sagemaker_session=session)
     estimator.fit({"training": channel}, wait=False)
     job = estimator.latest_training_job.name
+    described = boto3.client("sagemaker").describe_training_job(TrainingJobName=job)
+    code = json.loads(described["HyperParameters"]["sagemaker_submit_directory"])
+    print(code, *amazon.list_archive(code), sep="\n  ")
     done, base = amazon.run_job(job, training_environment)
     print(done.stdout)
     assert done.returncode == 0
