@@ -167,17 +167,16 @@ def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     make_taps = _area_taps if frame.shape[0] >= height and frame.shape[1] >= width else _linear_taps
     columns, column_weights = make_taps(frame.shape[1], width)
     rows, row_weights = make_taps(frame.shape[0], height)
-    source = frame.astype(np.float32)
     # The channels of a row's pixels are one row of numbers: long loops are what NumPy is quick at.
-    gathered = (source.take(index, 1).reshape(len(frame), -1) for index in columns)
+    gathered = (frame.take(index, 1).reshape(len(frame), -1) for index in columns)
     wide = _add_up(gathered, np.repeat(column_weights, 3, 1))
     whole = _add_up((wide.take(index, 0) for index in rows), row_weights[..., None])
     return np.rint(whole, out=whole).astype(np.uint8).reshape(height, width, 3)
 
 
 def _add_up(taps: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Return the weighted sum of arrays, which are used up."""
-    first, *others = (np.multiply(tap, weight, out=tap) for tap, weight in zip(taps, weights))
+    """Return the weighted sum of arrays, in the weights' float32."""
+    first, *others = (tap * weight for tap, weight in zip(taps, weights))
     for other in others:
         first += other
     return first
