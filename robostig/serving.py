@@ -128,7 +128,8 @@ def transform_fn(
     Raises
     ------
     RequestError
-        If the body is not what the content type promises (400), or a type is not among those above (406, 415).
+        If the body is not what the content type promises (400), holds too many frames (413), or a type is not among
+        those above (406, 415).
     """
     kind = (content_type or "").split(";")[0].strip().lower()
     if kind not in _READERS:
