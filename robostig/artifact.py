@@ -33,6 +33,7 @@ import numpy as np
 import robostig
 from robostig._files import make_folder, replace_file
 from robostig.backend import find_context, mx
+from robostig.folding import fold_constants
 from robostig.preprocessing import InputSpec
 
 __all__ = ["Artifact", "add_code", "list_files", "load_artifact", "pack", "read_facts", "save_artifact"]
@@ -248,15 +249,21 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
-            net = mx.gluon.SymbolBlock.imports(
-                str(folder / SYMBOL), ["data"], str(folder / PARAMETERS), ctx=context or mx.cpu()
-            )
+            net = _build(mx.sym.load(str(folder / SYMBOL)), mx.nd.load(str(folder / PARAMETERS)), context or mx.cpu())
         spec = InputSpec.from_dict(facts["input"])
     except (mx.MXNetError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
     net.hybridize(static_alloc=True, static_shape=True)
     return Artifact(folder, net, spec, facts)
+
+
+def _build(symbol: Any, saved: Mapping[str, Any], context: mx.Context) -> mx.gluon.SymbolBlock:
+    """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them."""
+    symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
+    net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
+    net.collect_params().load_dict(parameters, ctx=context, cast_dtype=True, dtype_source="saved")
+    return net
 
 
 def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from robostig.backend import mx
+from robostig.convolution import AlignedConv2D
 from robostig.models.registry import register
 from robostig.preprocessing import InputSpec
 
@@ -52,8 +53,11 @@ class PilotNet(mx.gluon.HybridBlock):
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="features_")
             with self.features.name_scope():
+                in_channels, in_padding = 3, 0
                 for channels, kernel, stride in ((24, 5, 2), (36, 5, 2), (48, 5, 2), (64, 3, 1), (64, 3, 1)):
-                    self.features.add(nn.Conv2D(channels, kernel, stride), nn.ELU())
+                    layer = AlignedConv2D(channels, kernel, stride, in_channels=in_channels, in_padding=in_padding)
+                    self.features.add(layer, nn.ELU())
+                    in_channels, in_padding = channels, layer.padding
             # 66x200 -> 31x98 -> 14x47 -> 5x22 -> 3x20 -> 1x18
             self.output = nn.HybridSequential(prefix="output_")
             with self.output.name_scope():

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robostig.backend import mx
+from robostig.convolution import ALIGNMENT, AlignedConv2D
+
+nn = mx.gluon.nn
+
+FRAMES = np.random.default_rng(0).normal(size=(2, 3, 12, 14)).astype(np.float32)
+
+
+def make_nets(channels):
+    """Two convolutions, ours and Gluon's, with the same parameters."""
+    first = AlignedConv2D(channels, (5, 3), 2, in_channels=3)
+    ours, theirs = nn.HybridSequential(), nn.HybridSequential()
+    ours.add(first, nn.ELU(), AlignedConv2D(2 * ALIGNMENT, 3, in_channels=channels, in_padding=first.padding))
+    theirs.add(nn.Conv2D(channels, (5, 3), 2), nn.ELU(), nn.Conv2D(2 * ALIGNMENT, 3))
+    ours.initialize(mx.init.Xavier())
+    theirs.initialize()
+    theirs(mx.nd.array(FRAMES))
+    for mine, other in zip(ours.collect_params().values(), theirs.collect_params().values()):
+        assert mine.shape == other.shape
+        values = np.random.default_rng(mine.shape[0]).normal(size=mine.shape)
+        mine.set_data(mx.nd.array(values))
+        other.set_data(mx.nd.array(values))
+    return ours, theirs
+
+
+@pytest.mark.parametrize("channels", [1, ALIGNMENT - 1, ALIGNMENT, ALIGNMENT + 1])
+@pytest.mark.parametrize("hybridize", [True, False])
+def test_answers_and_gradients_are_those_of_gluons_convolution(channels, hybridize):
+    gradients, answers = [], []
+    for net in make_nets(channels):
+        net.hybridize(hybridize)
+        with mx.autograd.record():
+            answer = net(mx.nd.array(FRAMES))
+            loss = (answer * answer).sum()
+        loss.backward()
+        answers.append(answer.asnumpy())
+        gradients.append([parameter.grad().asnumpy() for parameter in net.collect_params().values()])
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(*gradients):
+        assert np.abs(theirs).max() > 0
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("channels", "computed"), [(16, 16), (24, 32), (36, 48)])
+def test_the_channels_beyond_its_own_are_zero(channels, computed):
+    layer = AlignedConv2D(channels, 3, in_channels=3)
+    layer.initialize(mx.init.Normal(1.0), force_reinit=True)
+    layer.bias.set_data(mx.nd.ones((channels,)))
+    answer = layer(mx.nd.array(FRAMES)).asnumpy()
+    assert answer.shape[1] == channels + layer.padding == computed
+    assert np.abs(answer[:, :channels]).min() > 0 and not answer[:, channels:].any()
