@@ -339,7 +339,9 @@ class _Run:
         # Early on, the average follows quickly: the first parameters are not worth remembering.
         share = 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0))
         for name, parameter in self.parameters.items():
-            self.average[name] += share * (parameter.data(self.contexts[0]) - self.average[name])
+            # (1 - share) * average + share * parameter: SGD's one pass over the memory, with a weight decay of -1.
+            average = self.average[name]
+            mx.nd.sgd_update(average, parameter.data(self.contexts[0]), lr=-share, wd=-1.0, out=average)
         return losses
 
     def _learning_rate(self, epoch: float) -> float:
