@@ -101,6 +101,11 @@ class TrainingConfig:
     )
     cache_gb: float = _option(20.0, "gigabytes of disk for decoded frames; those beyond are decoded as needed", low=0.0)
     hybridize: bool = _option(True, "compile the network; False runs it layer by layer, for debugging")
+    dtype: str = _option(
+        "float32",
+        "float32, or mixed precision: float16 on GPUs, bfloat16 on CPUs with AVX-512",
+        choices=("float32", "float16", "bfloat16"),
+    )
     device: str = _option("auto", "auto (GPUs if usable), cpu, gpu, or a number of them: cpu:4, gpu:2")
     seed: int = _option(
         0, "of everything random; two runs on the CPU with the same seed are equal", low=0, high=2**31 - 1

@@ -109,8 +109,10 @@ def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Contex
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    steering = net(as_network_input(inputs, context or find_context(net))).asnumpy().reshape(-1)
-    return np.clip(steering, -1.0, 1.0)
+    steering = net(as_network_input(inputs, context or find_context(net)))
+    if steering.dtype != np.float32:  # in mixed precision; NumPy has no bfloat16
+        steering = mx.nd.amp_cast(steering, dtype="float32")
+    return np.clip(steering.asnumpy().reshape(-1), -1.0, 1.0)
 
 
 def as_network_input(frames: np.ndarray, context: mx.Context) -> mx.nd.NDArray:

@@ -27,6 +27,7 @@ from robostig.backend import choose_contexts, mx
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
 from robostig.pilot import as_network_input, predict
+from robostig.precision import scale_losses, set_precision, watch_overflow
 from robostig.workers import WorkerGroup
 
 __all__ = ["CHECKPOINT", "FREE_SETTINGS", "EpochRecord", "TrainingConfig", "TrainingResult", "fit", "make_loader"]
@@ -153,8 +154,9 @@ def fit(
     Raises
     ------
     ValueError
-        If the two sets are preprocessed differently, the frames' size does not fit the network, the checkpoint belongs
-        to other settings or data, the workers differ in either, or the loss stops being a number.
+        If the two sets are preprocessed differently, the frames' size does not fit the network, a device cannot compute
+        in ``dtype``, the checkpoint belongs to other settings or data, the workers differ in either, or the loss stops
+        being a number.
     ConnectionError
         If another worker has failed.
     """
@@ -167,6 +169,7 @@ def fit(
     devices = len(contexts) * workers.count
     if config.batch_size < devices:
         raise ValueError(f"a batch of {config.batch_size} cannot be shared by {devices} devices; raise batch_size")
+    set_precision(config.dtype, contexts)
     _prepare(net, train, contexts, config)
     run = _Run(net, make_loader(train, config, workers), validation, config, contexts, workers)
     folder = Path(workdir) if workdir is not None else None
@@ -269,6 +272,7 @@ class _Run:
         self.trainer = mx.gluon.Trainer(
             self.parameters, config.optimizer, options, kvstore=workers.make_kvstore(), update_on_kvstore=False
         )
+        watch_overflow(self.trainer)
         self.loss = mx.gluon.loss.L2Loss()
         self.history: List[EpochRecord] = []
         self.best: Dict[str, np.ndarray] = {}
@@ -333,7 +337,7 @@ class _Run:
             steering = mx.nd.array(batch.steering[start:stop], ctx=context)
             with mx.autograd.record():
                 losses.append(self.loss(self.net(frames), steering).sum())
-        mx.autograd.backward(losses)
+        mx.autograd.backward(scale_losses(losses, self.trainer))
         self.trainer.step(self.loader.batch_size)
         self.steps += 1
         # Early on, the average follows quickly: the first parameters are not worth remembering.

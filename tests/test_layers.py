@@ -15,7 +15,7 @@ FLOORS = (
     ("_compat", "_files", "packed_log", "picture"),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
     ("backend", "split", "frame_cache", "augmentation", "figures", "simulation"),
-    ("convolution", "folding", "data", "workers", "channel"),
+    ("convolution", "folding", "precision", "data", "workers", "channel"),
     ("artifact", "models"),
     ("pilot", "endpoint"),
     ("training", "evaluation", "closed_loop", "roads"),
