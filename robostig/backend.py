@@ -6,11 +6,14 @@ error names the command that helps.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
+import os
 import re
-from typing import Any, NamedTuple, Sequence
+import tempfile
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -81,7 +84,50 @@ def explain_loader_error(message: str) -> str:
     return f"MXNet cannot be loaded ({message}): {remedy}"
 
 
+def start_engine(mxnet: Any) -> None:
+    """Have an MXNet for CPUs compute in the thread that asks it, unless the environment says otherwise.
+
+    The engine of threads that it starts by itself keeps several devices busy. A CPU is one: training is as quick
+    without them, and a single frame does not wait for another thread to wake up. The parameter server needs them.
+
+    Parameters
+    ----------
+    mxnet
+        The module. If it has computed before, its engine stays.
+    """
+    if "MXNET_ENGINE_TYPE" in os.environ or "DMLC_ROLE" in os.environ or mxnet.runtime.Features().is_enabled("CUDA"):
+        return
+    os.environ["MXNET_ENGINE_TYPE"] = "NaiveEngine"
+    try:
+        with _hide_line("MXNet start using engine"):
+            mxnet.nd.waitall()  # reads the variable
+    finally:
+        del os.environ["MXNET_ENGINE_TYPE"]  # not for child processes, which may be a parameter server's
+
+
+@contextlib.contextmanager
+def _hide_line(part: str) -> Iterator[None]:
+    """Leave lines that hold a text out of what a library writes to the standard error stream."""
+    try:
+        stream = os.dup(2)
+    except OSError:  # a process without one
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)
+            written.seek(0)
+            for line in written:
+                if part.encode() not in line:
+                    os.write(2, line)
+
+
 mx: Any = import_mxnet()
+start_engine(mx)
 
 
 class Gpu(NamedTuple):

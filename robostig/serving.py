@@ -21,7 +21,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import sys
 import tokenize
 from typing import Any, Callable, Dict, List, Tuple, Union
@@ -91,13 +90,8 @@ def model_fn(model_dir: str) -> Pilot:
     FileNotFoundError, ValueError
         As :func:`robostig.artifact.load_artifact`.
     """
-    context = choose_contexts("auto")[0]
-    if context.device_type == "cpu" and "mms" in sys.modules:
-        # A worker of the model server has one request at a time: MXNet's queue and threads, which it starts with its
-        # first array, would only make that one wait.
-        os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
     try:
-        pilot = Pilot.load(model_dir, context=context)
+        pilot = Pilot.load(model_dir, context=choose_contexts("auto")[0])
     except (ValueError, OSError) as error:
         # multi-model-server says nothing, and answers 503 for good
         logger.error("the model cannot be loaded: %s", error)

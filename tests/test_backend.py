@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import os
 import subprocess
 import sys
 
@@ -196,3 +197,34 @@ def test_without_mxnet_the_import_names_the_command():
     run = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert run.returncode == 1
     assert 'ImportError: MXNet is not installed: pip install "robostig[cpu]"' in run.stderr.splitlines()[-1]
+
+
+def count_threads(**environ):
+    """Count the threads of a process that has computed with MXNet, which must write nothing of its own to stderr."""
+    code = (
+        "import os, robostig.backend as backend; backend.mx.nd.ones(3).asnumpy();"
+        "print(len(os.listdir('/proc/self/task')), os.environ.get('MXNET_ENGINE_TYPE'))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MXNET_", "DMLC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**inherited, **environ}
+    )
+    threads, engine = done.stdout.split()
+    assert engine == environ.get("MXNET_ENGINE_TYPE", "None")
+    return int(threads), done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc, which only Linux has")
+@pytest.mark.skipif(mx.runtime.Features().is_enabled("CUDA"), reason="an MXNet for GPUs keeps its threads")
+def test_a_cpu_computes_without_the_engines_threads_unless_told_otherwise():
+    threads, written = count_threads()
+    assert not written
+    by_wish, written = count_threads(MXNET_ENGINE_TYPE="ThreadedEnginePerDevice")
+    assert by_wish > threads and "ThreadedEnginePerDevice" in written
+
+
+def test_one_line_is_hidden_and_all_others_are_written(capfd):
+    with pytest.raises(KeyError), backend._hide_line("noise"):
+        os.write(2, b"first\nsome noise here\nlast")
+        raise KeyError
+    assert capfd.readouterr().err == "first\nlast"
