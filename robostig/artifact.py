@@ -33,7 +33,7 @@ import numpy as np
 import robostig
 from robostig._files import make_folder, replace_file
 from robostig.backend import find_context, mx
-from robostig.folding import fold_constants
+from robostig.folding import fold_constants, fold_scaling
 from robostig.preprocessing import InputSpec
 
 __all__ = ["Artifact", "add_code", "list_files", "load_artifact", "pack", "read_facts", "save_artifact"]
@@ -261,6 +261,7 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
 def _build(symbol: Any, saved: Mapping[str, Any], context: mx.Context) -> mx.gluon.SymbolBlock:
     """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them."""
     symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
+    symbol, parameters = fold_scaling(symbol, parameters)
     net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
     net.collect_params().load_dict(parameters, ctx=context, cast_dtype=True, dtype_source="saved")
     return net
