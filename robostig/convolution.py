@@ -47,12 +47,14 @@ class AlignedConv2D(mx.gluon.nn.Conv2D):
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         """Pad the parameters, which costs nothing beside the convolution, and convolve."""
         channels, in_channels, *kernel = self.weight.shape
-        # Pad leaves the first two axes of four alone.
-        weight = _pad(F, weight.reshape((1, channels, in_channels, -1)), axis=2, count=self.in_padding)
-        weight = _pad(F, weight.reshape((1, 1, channels, -1)), axis=2, count=self.padding)
-        bias = _pad(F, bias.reshape((1, 1, 1, channels)), axis=3, count=self.padding)
-        weight = weight.reshape((channels + self.padding, in_channels + self.in_padding, *kernel))
-        return F.Convolution(x, weight, bias.reshape(-1), **self._kwargs)
+        # Pad leaves the first two axes of four alone. F.reshape copies, where an array's own method would give a view,
+        # which MXNet 1.9 cannot lay out for oneDNN.
+        weight = F.reshape(weight, shape=(1, channels, in_channels, -1))
+        weight = F.reshape(_pad(F, weight, axis=2, count=self.in_padding), shape=(1, 1, channels, -1))
+        weight = _pad(F, weight, axis=2, count=self.padding)
+        weight = F.reshape(weight, shape=(channels + self.padding, in_channels + self.in_padding, *kernel))
+        bias = _pad(F, F.reshape(bias, shape=(1, 1, 1, channels)), axis=3, count=self.padding)
+        return F.Convolution(x, weight, F.reshape(bias, shape=-1), **self._kwargs)
 
 
 def _pad(F: Any, values: Any, axis: int, count: int) -> Any:

@@ -524,6 +524,7 @@ def test_frames_a_second_are_counted(server):
     with RawSimulator(server.port) as car:
         started = time.perf_counter()
         for _ in range(20):
+            time.sleep(0.03)  # as a simulator: what the machine's other work adds is little beside it
             car.ask(GOOD)
         rate = 20 / (time.perf_counter() - started)
         assert server.server.describe()["fps"] == pytest.approx(rate, rel=0.6)
