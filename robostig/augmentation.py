@@ -16,8 +16,9 @@ stands further left; but such a car sees the near road further right and the hor
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, fields, replace
-from typing import Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from robostig import camera
 from robostig.preprocessing import InputSpec
 
-__all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "apply"]
+__all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "Memory", "apply"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
@@ -89,6 +90,8 @@ class Draw:
             bonnet, and the draw for these.
         """
         wanted = np.arange(start, stop)
+        if len(wanted) == len(self.flip):
+            return wanted, self
         givers = np.setdiff1d([self.scenery[wanted], self.bonnet[wanted]], wanted)
         numbers = np.concatenate([wanted, givers])
         places = np.zeros(len(self.flip), np.int64)
@@ -168,13 +171,45 @@ class Augmentation:
         )
 
 
-def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec) -> Tuple[np.ndarray, np.ndarray]:
+class Memory:
+    """Memory for batches, taken again when nobody holds it any more.
+
+    Pages that are fresh from the operating system cost more than most of what is then done to them: with these, a batch
+    took twice as long. An instance is for one thread.
+    """
+
+    _LIMIT = 8  # arrays kept: more than a loader has under way
+
+    def __init__(self) -> None:
+        self._arrays: List[np.ndarray] = []
+        self._size = 0
+
+    def take(self, *shape: int) -> np.ndarray:
+        """Return a uint8 array of this shape with anything in it; it is the caller's for as long as that holds it."""
+        size = math.prod(shape)
+        for array in self._arrays:
+            # Of three references, one is the list's, one is this loop's and one is getrefcount's own.
+            if len(array) >= size and sys.getrefcount(array) <= 3:
+                return array[:size].reshape(shape)
+        self._size = max(size, self._size)
+        array = np.empty(self._size, np.uint8)
+        self._arrays = [*self._arrays, array][-self._LIMIT :]
+        return array[:size].reshape(shape)
+
+
+def apply(
+    frames: Sequence[np.ndarray],
+    steering: np.ndarray,
+    draw: Draw,
+    spec: InputSpec,
+    memory: Optional[Memory] = None,
+) -> Tuple[np.ndarray, np.ndarray]:
     """Apply a draw to a batch.
 
     Parameters
     ----------
     frames
-        (n, H, W, 3) uint8; changed in place.
+        n of (H, W, 3) uint8, an array or a list of them; not changed.
     steering
         (n,) float32, -1..1; not changed.
     draw
@@ -182,32 +217,24 @@ def apply(frames: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec)
     spec
         How the frames were preprocessed: where the horizon is follows from the crop, and light acts on all three
         channels, in YUV around the neutral 128 of U and V.
+    memory
+        Where the batch's comes from; new memory if None.
 
     Returns
     -------
     tuple of numpy.ndarray
-        The same ``frames``, and the steering that belongs to them: (n,) float32, clipped to -1..1.
+        The changed frames, (n, H, W, 3) uint8, and the steering that belongs to them: (n,) float32, clipped to -1..1.
     """
     horizon = _find_row(camera.HORIZON, spec)
-    sky = max(0, int(horizon))
-    frames[:, :sky] = frames[draw.scenery, :sky]
-    for number, frame in enumerate(frames):
-        if draw.flip[number]:
-            frame[:] = frame[:, ::-1].copy()
-        if draw.shift[number]:
-            _shift(frame, draw.shift[number], horizon, spec)
-        light, shadow, tint = draw.light[number], draw.shadow_light[number], draw.tint[number]
-        shaded = None
-        if shadow != 1.0:
-            shaded = cv2.LUT(frame, _light_table(light * shadow, tint, spec.color_space))
-        if light != 1.0 or tint.any():
-            cv2.LUT(frame, _light_table(light, tint, spec.color_space), dst=frame)
-        if shaded is not None:
-            np.copyto(frame, shaded, where=_left_of(draw.shadow_edge[number], frame.shape)[..., None])
-    bonnet = math.ceil(_find_row(camera.BONNET, spec))
-    if bonnet < spec.height:
-        frames[:, bonnet:] = frames[draw.bonnet, bonnet:]
-    return frames, draw.steer(steering)
+    memory = memory or Memory()
+    batch = memory.take(len(frames), *frames[0].shape)
+    _assemble(batch, frames, max(0, int(horizon)), draw)
+    _shift(batch, draw.shift, horizon, spec, memory)
+    _light(batch, draw, spec.color_space)
+    bonnets = batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :]
+    takers = np.flatnonzero(draw.bonnet != np.arange(len(batch)))
+    bonnets[takers] = bonnets[draw.bonnet[takers]]
+    return batch, draw.steer(steering)
 
 
 def _find_row(share: float, spec: InputSpec) -> float:
@@ -220,32 +247,91 @@ def _share_seen(spec: InputSpec) -> float:
     return 1.0 - spec.crop_top - spec.crop_bottom
 
 
-def _shift(frame: np.ndarray, shift: float, horizon: float, spec: InputSpec) -> None:
-    """Show the flat ground from further left; what is beyond the horizon stays, the edge's colours fill the gap."""
-    height, width = frame.shape[:2]
+def _assemble(batch: np.ndarray, frames: Sequence[np.ndarray], sky: int, draw: Draw) -> None:
+    """Copy frames into a batch: so many rows of scenery from where the draw says, and mirrored where it says so."""
+    for number, (giver, is_mirrored) in enumerate(zip(draw.scenery, draw.flip)):
+        for rows, frame in ((slice(0, sky), frames[giver]), (slice(sky, None), frames[number])):
+            target = batch[number, rows]
+            if is_mirrored and target.size:
+                cv2.flip(frame[rows], 1, dst=target)
+            else:
+                target[:] = frame[rows]
+
+
+def _shift(frames: np.ndarray, shifts: np.ndarray, horizon: float, spec: InputSpec, memory: Memory) -> None:
+    """Show the flat ground from further left; what is beyond the horizon stays, the edge's colours fill the gap.
+
+    To the bit what ``cv2.warpAffine`` makes of such a shear, which weighs four pixels for each. But here a row moves
+    sideways and no more, so that two weights, in 32nds, do for all of it; rows of the batch that share theirs are
+    blended at once.
+    """
+    height, width = frames.shape[1:3]
     zoom = (width / camera.WIDTH) / (height / (camera.HEIGHT * _share_seen(spec)))
-    slope = shift * camera.SIDE_SLOPE * zoom  # pixels a row
     first = max(0, math.ceil(horizon))
-    ground = frame[first:]
-    if len(ground):
-        shear = np.array([[1.0, slope, slope * (first - horizon)], [0.0, 1.0, 0.0]])
-        ground[:] = cv2.warpAffine(ground, shear, (width, len(ground)), borderMode=cv2.BORDER_REPLICATE)
+    numbers, rows = np.flatnonzero(shifts), np.arange(max(0, height - first))
+    if not len(numbers) or not len(rows):
+        return
+    slopes = (shifts[numbers] * camera.SIDE_SLOPE * zoom)[:, None]  # pixels a row
+    # Where a row comes from, rounded as in there: to 1024ths of a pixel, and then to 32nds.
+    places = (np.rint(-(slopes * rows + slopes * (first - horizon)) * 1024.0).astype(np.int64) + 16) >> 5
+    pixels, parts = places >> 5, (places & 31).astype(np.uint8)
+    margin = int(np.abs(pixels).max()) + 1
+    wide = memory.take(len(numbers), len(rows), margin + width + margin, 3)
+    for ground, number, lowest, highest in zip(wide, numbers, pixels.min(axis=1), pixels.max(axis=1)):
+        left, right = max(0, -lowest), max(0, highest + 1)
+        view = ground[:, margin - left : margin + width + right]
+        cv2.copyMakeBorder(frames[number, first:], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
+    # All runs of width + 1 pixels that there are in memory, of which we want one for each row.
+    runs = np.lib.stride_tricks.as_strided(wide, (wide.size - 3 * width - 2, 3 * width + 3), (1, 1))
+    starts = 3 * (np.arange(parts.size) * wide.shape[2] + margin + pixels.ravel())
+    order = np.argsort(parts, axis=None, kind="stable")
+    for group in np.split(order, np.cumsum(np.bincount(parts.ravel()))):
+        if len(group):
+            share = parts.flat[group[0]] / 32
+            pairs = runs[starts[group]]
+            # The last summand makes halves round up, as they do in fixed point.
+            blended = cv2.addWeighted(pairs[:, :-3], 1.0 - share, pairs[:, 3:], share, 1 / 64)
+            frames[numbers[group // len(rows)], first + group % len(rows)] = blended.reshape(-1, width, 3)
 
 
-def _light_table(factor: float, tint: np.ndarray, color_space: str) -> np.ndarray:
-    """Return (1, 256, 3) uint8: what each value of each channel becomes under so much light of that colour."""
-    values, (red, blue) = np.arange(256.0)[:, None], TINT * tint
+def _light(frames: np.ndarray, draw: Draw, color_space: str) -> None:
+    """Change the light of whole frames, and of what is in a shadow."""
+    height, width = frames.shape[1:3]
+    lit, shaded = np.flatnonzero((draw.light != 1.0) | draw.tint.any(axis=1)), np.flatnonzero(draw.shadow_light != 1.0)
+    tops, bottoms = draw.shadow_edge[shaded].T
+    edges = np.ceil(np.linspace(tops, bottoms, height, axis=1) * width).astype(np.int16)
+    columns = np.arange(width, dtype=np.int16)
+    light = draw.light[shaded] * draw.shadow_light[shaded]
+    shadows = []
+    for number, edge, table in zip(shaded, edges, _make_light_tables(light, draw.tint[shaded], color_space)):
+        reach = edge.max()
+        if reach:
+            is_left = columns[:reach] < edge[:, None]
+            shadows.append((number, is_left.view(np.uint8), _look_up(frames[number, :, :reach], table)))
+    for number, table in zip(lit, _make_light_tables(draw.light[lit], draw.tint[lit], color_space)):
+        _look_up(frames[number], table, frames[number])
+    for number, is_left, shadow in shadows:
+        cv2.copyTo(shadow, is_left, frames[number, :, : shadow.shape[1]])
+
+
+def _look_up(part: np.ndarray, table: np.ndarray, target: Optional[np.ndarray] = None) -> np.ndarray:
+    """Return what a table makes of a part of a frame, in ``target`` if there is one."""
+    if (table == table[..., :1]).all():  # one table for all channels is nearly twice as quick as three
+        flat = part.reshape(len(part), -1)
+        table, target = table[..., 0], None if target is None else target.reshape(flat.shape)
+        return cv2.LUT(flat, table, dst=target).reshape(part.shape)
+    return cv2.LUT(part, table, dst=target)
+
+
+def _make_light_tables(factors: np.ndarray, tints: np.ndarray, color_space: str) -> np.ndarray:
+    """Return (n, 1, 256, 3) uint8: what each value of each channel becomes under so much light of that colour."""
+    factors, (red, blue) = factors[:, None, None], TINT * tints.T[..., None]
+    values = np.arange(256.0)[:, None]
     if color_space == "yuv":
         # What a tint does to a grey of 128 in YUV is done to all: U is 0.492 (B - Y), V is 0.877 (R - Y).
-        shift = 128.0 * np.array([0.0, 0.492 * (0.886 * blue - 0.299 * red), 0.877 * (0.701 * red - 0.114 * blue)])
-        changed = (values - (0.0, 128.0, 128.0)) * factor + (0.0, 128.0, 128.0) + shift * factor
+        chroma = 0.492 * (0.886 * blue - 0.299 * red), 0.877 * (0.701 * red - 0.114 * blue)
+        shift = 128.0 * np.stack([np.zeros_like(red), *chroma], axis=-1)
+        changed = (values - (0.0, 128.0, 128.0)) * factors + (0.0, 128.0, 128.0) + shift * factors
     else:
-        changed = values * factor * (1.0 + np.array([red, 0.0, blue]))
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)[None]
-
-
-def _left_of(edge: np.ndarray, shape: Tuple[int, ...]) -> np.ndarray:
-    """Return (H, W) bool: True left of a line from the top row to the bottom row."""
-    height, width = shape[:2]
-    border = np.linspace(edge[0], edge[1], height) * width
-    return np.arange(width) < border[:, None]
+        changed = values * factors * (1.0 + np.stack([red, np.zeros_like(red), blue], axis=-1))
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)[:, None]

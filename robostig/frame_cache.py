@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Callable, Generator, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -47,7 +47,8 @@ Result = TypeVar("Result")
 # Of all that lies in the folder, only these are the cache's own.
 _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
-_CHUNK = 64  # pictures read at once: bounds the memory of a build
+_CHUNK = 128  # pictures read at once: bounds the memory of a build
+_TASK = 16  # pictures that a thread takes at once: handing over one costs a tenth of decoding it
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -143,14 +144,14 @@ class CachedFrames:
         numpy.ndarray
             (n, height, width, 3) uint8, a copy that may be changed.
         """
+        frames = self.pick(numbers)
+        return np.stack(frames) if frames else np.empty((0, *self.spec.shape), np.uint8)
+
+    def pick(self, numbers: Union[Sequence[int], np.ndarray]) -> List[np.ndarray]:
+        """Return the same frames as :meth:`read`, one by one, not to be changed: those on disk without a copy."""
         wanted = np.asarray(numbers, np.int64)
-        here = wanted < self.mapped
-        if here.all():
-            return self._mapped[wanted]
-        frames = np.empty((len(wanted), *self.spec.shape), np.uint8)
-        frames[here] = self._mapped[wanted[here]]
-        frames[~here] = list(_get_pool().map(self._decode, wanted[~here]))
-        return frames
+        decoded = _get_pool().map(self._decode, [number for number in wanted if number >= self.mapped])
+        return [self._mapped[number] if number < self.mapped else next(decoded) for number in wanted]
 
     def _decode(self, number: int) -> np.ndarray:
         return self._decode_and_hash((number, None))[0]
@@ -182,7 +183,7 @@ class CachedFrames:
         weakref.finalize(self, _in_use.subtract, [path])
         with contextlib.suppress(OSError):  # removed since, or another user's
             os.utime(path)  # the time of last use, for _make_room
-        return mapped
+        return mapped.view(np.ndarray)  # a memmap's every slice would be one, which takes ten times as long
 
     def _find(self, folder: Path, count: int) -> Optional[Path]:
         """Return the file that holds these frames, if there is one; pictures are read only if there may be."""
@@ -218,22 +219,37 @@ class CachedFrames:
     def _build(self, folder: Path, count: int, label: str) -> Path:
         started = time.perf_counter()
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
-        hashes = []
+        hashes: List[bytes] = []
         unnamed = folder / f"{uuid.uuid4().hex:0<40}.npy"  # its name follows from what is yet to be read
         with replace_file(unnamed) as file, tqdm(
             total=count, desc=f"decoding {label}", unit="frame", disable=None
         ) as bar:
             np.lib.format.write_array_header_1_0(file, header)
+            first = file.tell()
+
+            def decode_and_write(item: Tuple[int, Optional[bytes]]) -> bytes:
+                frame, digest = self._decode_and_hash(item)
+                _write_at(file.fileno(), frame, first + item[0] * frame.nbytes)
+                return digest
+
             items = enumerate(read_in_order(islice(self.pictures, count)))
-            for results in _map_in_chunks(self._decode_and_hash, items):
-                for frame, digest in results:
-                    file.write(frame.data)
-                    hashes.append(digest)
-                bar.update(len(results))
+            # Closed before the file is, whatever happens: no thread may write to what has its number then.
+            with contextlib.closing(_map_in_chunks(decode_and_write, items)) as chunks:
+                for digests in chunks:
+                    hashes += digests
+                    bar.update(len(digests))
         path = folder / self._name(count, hashes)
         os.replace(unnamed, path)
         logger.info("decoded %s %s in %.1f s", f"{count:,}", label, time.perf_counter() - started)
         return path
+
+
+def _write_at(descriptor: int, frame: np.ndarray, offset: int) -> None:
+    """Write a frame to a place in a file, from the thread that has it in its cache."""
+    rest = frame.data.cast("B")
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def _hash(picture: str, data: Optional[bytes] = None) -> bytes:
@@ -253,18 +269,23 @@ def _get_pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_get_pool.cache_clear)
 
 
-def _map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[List[Result]]:
+def _map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[List[Result], None, None]:
     """Yield results in order, a chunk at a time, while the next chunk is under way."""
+
+    def do(task: List[Item]) -> List[Result]:
+        return [work(item) for item in task]
+
     pool, iterator = _get_pool(), iter(items)
-    current: List[Future[Result]] = []
-    ahead: List[Future[Result]] = []
+    current: List[Future[List[Result]]] = []
+    ahead: List[Future[List[Result]]] = []
     try:
         while True:
+            chunk = list(islice(iterator, _CHUNK))
             current, ahead = ahead, []
-            for item in islice(iterator, _CHUNK):
-                ahead.append(pool.submit(work, item))
+            for start in range(0, len(chunk), _TASK):
+                ahead.append(pool.submit(do, chunk[start : start + _TASK]))
             if current:
-                yield [future.result() for future in current]
+                yield [result for future in current for result in future.result()]
             if not ahead:
                 return
     finally:  # if something went wrong, nothing of it goes on in the back

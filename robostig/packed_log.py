@@ -167,7 +167,8 @@ def read_picture_bytes(picture: Union[str, Path]) -> bytes:
         If the shard does not hold it any more.
     """
     if not isinstance(picture, PackedPicture):
-        return Path(picture).read_bytes()
+        with open(picture, "rb", buffering=0) as file:
+            return file.read()
     with open(picture.shard, "rb") as file:
         return _read_at(file, picture)
 

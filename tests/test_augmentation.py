@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import draw_road
 
-from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, TINT, Augmentation, Draw, apply
+from robostig import camera
+from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, TINT, Augmentation, Draw, Memory, apply
 from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
 from robostig.preprocessing import InputSpec, preprocess
@@ -64,9 +65,9 @@ def test_seen_from_the_left_the_ground_moves_right_and_the_horizon_stays(shift):
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("shift", [0.7, -0.7])
 def test_a_viewpoint_is_the_same_before_and_after_preprocessing(name, shift):
-    spec, camera = get_spec(name).input, InputSpec(160, 320)
+    spec, raw = get_spec(name).input, InputSpec(160, 320)
     road = draw_road(0.3)
-    first, _ = change(road[None], STEERING[:1], spec=camera, shift=[shift])
+    first, _ = change(road[None], STEERING[:1], spec=raw, shift=[shift])
     expected = preprocess(first[0], spec)
     changed, _ = change(preprocess(road, spec)[None], STEERING[:1], spec=spec, shift=[shift])
     unchanged = preprocess(road, spec)
@@ -189,15 +190,82 @@ def test_labels_are_clipped():
     assert steering.tolist() == [1.0, -1.0] and steering.dtype == np.float32
 
 
-def test_frames_change_in_place_and_labels_do_not():
+def test_neither_frames_nor_labels_are_changed():
     frames, steering = make_frames(), STEERING.copy()
     before = frames.copy()
-    answer, changed = apply(
-        frames, steering, replace(draw_nothing(2), flip=np.array([True, True]), light=np.array([0.8, 1.0])), RGB
-    )
-    assert answer is frames and (frames != before).any()
+    for frame in frames:
+        frame.setflags(write=False)  # as those of a mapped file are
+    flip, light = np.array([True, False]), np.array([0.8, 0.7])
+    answer, changed = apply(list(frames), steering, replace(draw_nothing(2), flip=flip, light=light), RGB)
+    assert (answer != before).any(axis=(1, 2, 3)).all() and not np.shares_memory(answer, frames)
+    np.testing.assert_array_equal(frames, before)
     np.testing.assert_array_equal(steering, STEERING)
     assert changed is not steering
+
+
+def change_one_by_one(frames: np.ndarray, draw: Draw, spec: InputSpec) -> np.ndarray:
+    """Do what ``apply`` does, frame by frame: with OpenCV's warpAffine, and light a pixel at a time."""
+    height, width = spec.shape[:2]
+    seen = 1.0 - spec.crop_top - spec.crop_bottom
+    horizon, bonnet = ((share - spec.crop_top) / seen * height for share in (camera.HORIZON, camera.BONNET))
+    sky, first = max(0, int(horizon)), max(0, int(np.ceil(horizon)))
+    changed = []
+    for number, frame in enumerate(frames):
+        frame = np.concatenate([frames[draw.scenery[number], :sky], frame[sky:]])
+        frame = frame[:, ::-1].copy() if draw.flip[number] else frame
+        slope = draw.shift[number] * camera.SIDE_SLOPE * (width / camera.WIDTH) / (height / (camera.HEIGHT * seen))
+        if slope and first < height:
+            shear, size = np.array([[1.0, slope, slope * (first - horizon)], [0.0, 1.0, 0.0]]), (width, height - first)
+            frame[first:] = cv2.warpAffine(frame[first:], shear, size, borderMode=cv2.BORDER_REPLICATE)
+        edge = np.linspace(*draw.shadow_edge[number], height) * width
+        shadow = np.where(np.arange(width) < edge[:, None], draw.shadow_light[number], 1.0)[..., None]
+        (red, blue), light = TINT * draw.tint[number], draw.light[number] * shadow
+        if spec.color_space == "rgb":
+            frame = frame * light * (1.0 + np.array([red, 0.0, blue]))
+        else:
+            grey = np.array([0.0, 128.0, 128.0])
+            chroma = 0.492 * (0.886 * blue - 0.299 * red), 0.877 * (0.701 * red - 0.114 * blue)
+            frame = (frame - grey) * light + grey + 128.0 * np.array([0.0, *chroma]) * light
+        changed.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
+    bonnets = np.stack(changed)[draw.bonnet, max(0, int(np.ceil(bonnet))) :]
+    return np.concatenate([np.stack(changed)[:, : height - bonnets.shape[1]], bonnets], axis=1)
+
+
+SPECS = [get_spec("nvidia").input, get_spec("comma").input, InputSpec(33, 101, crop_top=0.5), InputSpec(40, 80)]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("tint", [0.0, 0.5])
+def test_a_batch_at_once_is_to_the_bit_what_frames_are_one_by_one(spec, tint):
+    frames = make_frames(spec.height, spec.width, count=24)
+    often = Augmentation(**{**dict.fromkeys(OFF, 0.6), "tint": tint})
+    draw, memory = often.draw(24, np.random.default_rng(1)), Memory()
+    expected = change_one_by_one(frames, draw, spec)
+    for _ in range(2):  # in fresh memory, and in what is left in there
+        changed, _ = apply(frames, np.zeros(24, np.float32), draw, spec, memory)
+        np.testing.assert_array_equal(changed, expected)
+
+
+def test_memory_is_taken_again_when_neither_an_array_nor_a_view_of_it_is_held():
+    memory = Memory()
+    first = memory.take(2, 3, 5)
+    place, view = first.ctypes.data, first[1:, 0]
+    assert first.shape == (2, 3, 5) and first.dtype == np.uint8
+    other = memory.take(2, 3, 5)
+    assert not np.shares_memory(first, other)
+    del first
+    assert memory.take(30).ctypes.data != place
+    del view
+    assert memory.take(7).ctypes.data == place
+    del other
+    larger = memory.take(1000)
+    assert larger.size == 1000
+
+
+def test_memory_keeps_no_more_arrays_than_it_may():
+    memory = Memory()
+    held = [memory.take(10) for _ in range(50)]
+    assert len({each.ctypes.data for each in held}) == 50 and len(memory._arrays) == Memory._LIMIT
 
 
 def draw(augmentation: Augmentation, seed: int = 0, count: int = 1000) -> Draw:

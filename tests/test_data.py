@@ -87,8 +87,8 @@ def test_real_frames_come_from_their_camera_augmented(make_recording):
     dataset = SteeringDataset(open_frames(log, SPEC), log.steering)
     for position, camera in enumerate(dataset.cameras):
         expected = [preprocess(read_picture(path), SPEC) for path in log.pictures[camera]]
-        np.testing.assert_array_equal(dataset.read(range(8), np.full(8, position)), expected)
-    mixed = dataset.read([3, 3, 5], np.array([2, 0, 1]))
+        np.testing.assert_array_equal(dataset.pick(range(8), np.full(8, position)), expected)
+    mixed = dataset.pick([3, 3, 5], np.array([2, 0, 1]))
     for frame, (camera, row) in zip(mixed, (("right", 3), ("center", 3), ("left", 5))):
         np.testing.assert_array_equal(frame, preprocess(read_picture(log.pictures[camera][row]), SPEC))
     flipped = TrainingLoader(dataset, 8, augmentation=Augmentation(**{**NEVER, "flip": 1.0}), balance=0, side_cameras=0)
@@ -159,6 +159,20 @@ def test_another_seed_or_epoch_gives_others(seed, epoch):
     frames, steering = collect(TrainingLoader(make_dataset(), 16, seed=3), 2)
     others, labels = collect(TrainingLoader(make_dataset(), 16, seed=seed), epoch)
     assert (frames[:, 0, 0, 0] != others[:, 0, 0, 0]).mean() > 0.5 and (steering != labels).mean() > 0.5
+
+
+def test_a_batch_that_is_kept_stays_as_it_is_though_memory_is_used_again(make_recording):
+    log = read_driving_log(make_recording(40, size=(40, 80)))
+    dataset = SteeringDataset(open_frames(log, SPEC), log.steering)
+    loader = TrainingLoader(dataset, 2)
+    assert len(loader) == 20
+    kept = [batch.frames for batch in loader.epoch(0)]
+    places, copies = set(), []
+    for frames, _ in loader.epoch(0):
+        places.add(frames.ctypes.data)
+        copies.append(frames.copy())
+    assert len(places) < 10
+    np.testing.assert_array_equal(kept, copies)
 
 
 def test_labels_are_what_the_epoch_yields():

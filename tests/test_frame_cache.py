@@ -90,8 +90,24 @@ def test_what_is_read_may_be_changed_without_changing_the_file(pictures, cache):
     np.testing.assert_array_equal(frames.read(range(6)), expect(pictures))
 
 
+def test_what_is_picked_is_the_mapped_file_itself_and_cannot_be_changed(pictures, cache):
+    frames = CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(4))
+    first, decoded, again = frames.pick([3, 5, 3])
+    np.testing.assert_array_equal([first, decoded, again], expect(pictures)[[3, 5, 3]])
+    assert np.shares_memory(first, again) and frames.pick([]) == []
+    with pytest.raises(ValueError, match="read-only"):
+        first[:] = 0
+
+
+def test_a_disk_that_takes_a_frame_in_pieces_gets_all_of_it(pictures, cache, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:100], offset))
+    np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(6)), expect(pictures))
+
+
 def test_more_frames_than_a_chunk_keep_their_order(pictures, cache, monkeypatch):
     monkeypatch.setattr(frame_cache, "_CHUNK", 4)
+    monkeypatch.setattr(frame_cache, "_TASK", 3)
     np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(6)), expect(pictures))
 
 
