@@ -269,8 +269,9 @@ class _Run:
         if config.optimizer == "sgd":
             options["momentum"] = 0.9
         # Servers add gradients up and no more: every worker takes the same step, and has all that a checkpoint holds.
+        kvstore = workers.make_kvstore(sum(each.grad_req != "null" for each in self.parameters.values()))
         self.trainer = mx.gluon.Trainer(
-            self.parameters, config.optimizer, options, kvstore=workers.make_kvstore(), update_on_kvstore=False
+            self.parameters, config.optimizer, options, kvstore=kvstore, update_on_kvstore=False
         )
         watch_overflow(self.trainer)
         self.loss = mx.gluon.loss.L2Loss()
