@@ -65,9 +65,8 @@ lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-bench: .venv/.installed ## measure what performance claims rest on
-	@for benchmark in $(wildcard benchmarks/bench_*.py); do \
-		echo "=== $$benchmark"; .venv/bin/python "$$benchmark" || exit 1; done
+bench: .venv/.installed-bench ## measure against PyTorch and others, and write benchmarks/RESULTS.md [QUICK=1] [ONLY=NAME,...]
+	.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
 
 clean: ## remove environments, caches and build leftovers; OUT stays
 	rm -rf .venv .venv-* build dist *.egg-info .*_cache .hypothesis
@@ -75,6 +74,11 @@ clean: ## remove environments, caches and build leftovers; OUT stays
 
 .venv/.installed: $(REQUIREMENTS)
 	$(call install,.venv,$(find_default_python),cpu$(comma)dev)
+
+# PyTorch, which is measured against on the CPU: where pip finds the build for CPUs alone (2.13.0+cpu), it takes that.
+.venv/.installed-bench: .venv/.installed
+	@.venv/bin/$(PIP_INSTALL) -e ".[bench]"
+	@touch $@
 
 # The images' versions, SageMaker's serving toolkit among them.
 .venv-3.8/.installed: $(REQUIREMENTS)

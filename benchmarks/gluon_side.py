@@ -1,0 +1,190 @@
+"""Our side of what is measured against PyTorch, each class in a process of its own (see ``side.py``).
+
+Everything here is what a user who sets nothing gets: the loader, ``fit`` and the pilot with their defaults.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from robostig.artifact import save_artifact
+from robostig.backend import mx
+from robostig.data import SteeringDataset, balance_weights, open_frames
+from robostig.driving_log import read_driving_log
+from robostig.models import get_model, get_spec
+from robostig.pilot import Pilot as SteeringPilot
+from robostig.pilot import as_network_input
+from robostig.preprocessing import InputSpec
+from robostig.split import split_by_time
+from robostig.training import TrainingConfig, _prepare, fit
+
+__all__ = ["Epochs", "Pilot", "TrainingStep"]
+
+BATCH = TrainingConfig.batch_size
+Rows = Tuple[Mapping[str, Sequence[str]], np.ndarray]  # paths of pictures by camera, and steering
+
+
+class HeldFrames(NamedTuple):
+    """Preprocessed frames in memory, as a source of a dataset."""
+
+    frames: np.ndarray
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, numbers: Sequence[int]) -> np.ndarray:
+        """Return the frames of these numbers."""
+        return self.frames[np.asarray(numbers)]
+
+
+class TrainingStep:
+    """Forward, backward and update on batches that lie in memory as float32."""
+
+    def find_spec(self, model: str) -> InputSpec:
+        """Return how frames are preprocessed for a model."""
+        return get_spec(model).input
+
+    def prepare(self, model: str, batches: Sequence[Tuple[np.ndarray, np.ndarray]]) -> List[np.ndarray]:
+        """Take batches of (n, H, W, 3) uint8 and (n,) steering for a model; return its first weights."""
+        self.model = model
+        self.frame = batches[0][0][:1]
+        self.run = Run(model, self.frame)
+        self.weights = self.run.read_weights()
+        self.inputs = [(as_network_input(frames, mx.cpu()), mx.nd.array(steering)) for frames, steering in batches]
+        return self.weights
+
+    def measure(self, steps: int) -> float:
+        """Return the images a second over a number of steps."""
+        started = time.perf_counter()
+        pending = []
+        for step in range(steps):
+            pending.append(self.run.step(*self.inputs[step % len(self.inputs)]))
+            if len(pending) > 1:  # one step behind, as fit
+                pending.pop(0).asscalar()
+        mx.nd.waitall()
+        return steps * BATCH / (time.perf_counter() - started)
+
+    def learn(self, passes: int) -> List[float]:
+        """Return the loss of each step from the first weights on, without dropout."""
+        run = Run(self.model, self.frame, dropout=False)
+        run.write_weights(self.weights)
+        return [run.step(*each).asscalar() / BATCH for _ in range(passes) for each in self.inputs]
+
+
+class Run:
+    """A network as ``fit`` prepares it, its trainer, and the step."""
+
+    def __init__(self, model: str, frame: np.ndarray, *, dropout: bool = True) -> None:
+        config = TrainingConfig(model=model, device="cpu")
+        self.net = get_model(model)
+        if not dropout:
+            self.net.apply(_leave_out_dropout)
+        frames = SteeringDataset({"center": HeldFrames(frame, get_spec(model).input)}, np.zeros(1, np.float32))
+        _prepare(self.net, frames, [mx.cpu()], config)
+        self.parameters = self.net.collect_params()
+        self.trainer = mx.gluon.Trainer(
+            self.parameters, config.optimizer, {"learning_rate": config.learning_rate}, update_on_kvstore=False
+        )
+        self.loss = mx.gluon.loss.L2Loss()
+
+    def step(self, frames: mx.nd.NDArray, steering: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Forward, backward, update; returns the summed loss, not waited for."""
+        with mx.autograd.record():
+            loss = self.loss(self.net(frames), steering).sum()
+        loss.backward()
+        self.trainer.step(BATCH)
+        return loss
+
+    def read_weights(self) -> List[np.ndarray]:
+        """Return all weights in the order of the layers."""
+        return [parameter.data().asnumpy() for parameter in self.parameters.values()]
+
+    def write_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Change all weights."""
+        for parameter, values in zip(self.parameters.values(), weights):
+            parameter.set_data(mx.nd.array(values))
+
+
+def _leave_out_dropout(block: mx.gluon.Block) -> None:
+    if isinstance(block, mx.gluon.nn.Dropout):
+        block._rate = 0.0
+
+
+class Pilot:
+    """A raw camera frame, or many, to steering, by an artifact that was saved and loaded."""
+
+    def prepare(self, model: str, frames: np.ndarray) -> Tuple[List[np.ndarray], InputSpec]:
+        """Take raw frames (n, H, W, 3) uint8 for a model; return its weights and how it preprocesses."""
+        self.frames, spec = frames, get_spec(model).input
+        net = get_model(model)
+        net.initialize(mx.init.Xavier())
+        with tempfile.TemporaryDirectory() as folder:
+            self.pilot = SteeringPilot.load(save_artifact(folder, net, spec, {"model": model}))
+        return [parameter.data().asnumpy() for parameter in net.collect_params().values()], spec
+
+    def steer(self, frames: np.ndarray) -> np.ndarray:
+        """Return (n,) float32 steering for raw frames."""
+        return self.pilot.steer_many(frames)
+
+    def measure_latency(self, count: int) -> float:
+        """Return the median milliseconds from a frame to steering, one frame after the other."""
+        seconds = []
+        for number in range(count):
+            frame = self.frames[number % len(self.frames)]
+            started = time.perf_counter()
+            self.pilot.steer(frame)
+            seconds.append(time.perf_counter() - started)
+        return 1e3 * float(np.median(seconds))
+
+    def measure_throughput(self, batches: int) -> float:
+        """Return the frames a second, a batch at a time."""
+        started = time.perf_counter()
+        for _ in range(batches):
+            self.pilot.steer_many(self.frames[:BATCH])
+        return batches * BATCH / (time.perf_counter() - started)
+
+
+class Epochs:
+    """Whole epochs from recorded JPEGs."""
+
+    def describe(self, data: str, config: TrainingConfig) -> Tuple[Rows, Rows, np.ndarray, InputSpec]:
+        """Return the rows to train on, those held out, how often each of the first is drawn, and how to preprocess."""
+        log = read_driving_log(data)
+        split = split_by_time(log)
+        train, validation = (
+            ({camera: [paths[row] for row in rows] for camera, paths in log.pictures.items()}, log.steering[rows])
+            for rows in (split.train, split.validation)
+        )
+        return train, validation, balance_weights(train[1], config.balance), get_spec(config.model).input
+
+    def run(self, data: str, config: TrainingConfig) -> Dict[str, Any]:
+        """Read the log, decode, train and validate, with an empty frame cache.
+
+        Returns
+        -------
+        dict
+            ``seconds``, ``decoding_s`` of them until all was decoded, each epoch's ``train_rmse`` and
+            ``validation_rmse``.
+        """
+        with tempfile.TemporaryDirectory() as cache:
+            started = time.perf_counter()
+            log = read_driving_log(data)
+            split = split_by_time(log)
+            frames = open_frames(log, get_spec(config.model).input, folder=cache)
+            decoded = time.perf_counter()
+            train, validation = (
+                SteeringDataset(frames, log.steering, rows) for rows in (split.train, split.validation)
+            )
+            result = fit(get_model(config.model), train, validation, config)
+            seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds,
+            "decoding_s": decoded - started,
+            "train_rmse": [record.train_rmse for record in result.history],
+            "validation_rmse": [record.validation_rmse for record in result.history],
+        }

@@ -1,0 +1,97 @@
+"""From a raw camera frame to steering, preprocessing included, against PyTorch: one frame, and a batch of them.
+
+Ours is ``robostig.pilot.Pilot`` with an artifact that was saved and loaded. PyTorch has the same network with the same
+weights under ``inference_mode``, in both memory formats as it is, and through ``torch.compile`` if that works; the best
+is the peer, for one frame and for batches by itself. Both sides preprocess with the same function, OpenCV's
+work, and have as many threads. Before anything is timed, all must answer the same frames alike.
+
+    python benchmarks/inference.py [--data recording] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+from harness import Comparison, Figure, Report, find_log, make_parser, measure_in_turns, require_torch
+from side import Side
+
+from robostig._compat import count_usable_cpus
+from robostig.driving_log import read_driving_log, read_picture
+
+BATCH = 64
+MODELS = ("nvidia", "comma")
+LATENCY_GOAL, THROUGHPUT_GOAL = 1.2, 1.0
+TOLERANCE = 1e-4  # of steering
+SINGLE_FRAMES, BATCHES = 200, {"nvidia": 8, "comma": 4}  # a round: about half a second
+
+
+def main() -> int:
+    arguments = make_parser(__doc__).parse_args()
+    require_torch()
+    report = Report("inference", "a camera frame to steering, preprocessing included, against PyTorch", arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        log = read_driving_log(find_log(arguments.data, Path(scratch)))
+        paths = [log.pictures["center"][row] for row in np.linspace(0, len(log) - 1, BATCH).astype(int)]
+        frames = np.stack([read_picture(path) for path in paths])
+    for threads in sorted({1, count_usable_cpus()}):
+        with Side("gluon_side.Pilot", threads) as ours, Side("torch_peer.Pilot", threads) as peer:
+            for model in MODELS:
+                weights, spec = ours.call("prepare", model, frames)
+                failures = peer.call("prepare", model, weights, spec, frames, not arguments.quick)
+                name = f"{model}, {threads} thread{'s' * (threads > 1)}"
+                for form, failure in failures.items():
+                    report.note(f"{name}: PyTorch {form} does not work here: {failure}")
+                report.note(compare_answers(name, ours, peer, frames))
+                measure(report, model, name, ours, peer)
+    if arguments.quick:
+        report.note("torch.compile, which takes most of a minute to compile, is left out of --quick")
+    return report.finish()
+
+
+def compare_answers(name: str, ours: Side, peer: Side, frames: np.ndarray) -> str:
+    """Say how far apart the answers are.
+
+    Raises
+    ------
+    RuntimeError
+        If they are too far apart to be of the same network.
+    """
+    mine = ours.call("steer", frames)
+    single = np.concatenate([ours.call("steer", frame[None]) for frame in frames[:8]])
+    theirs = {form: peer.call("steer", form, frames) for form in peer.call("list_forms")}
+    apart = max(np.abs(single - mine[:8]).max(), *(np.abs(each - mine).max() for each in theirs.values()))
+    if apart > TOLERANCE:
+        raise RuntimeError(f"{name}: the answers differ by {apart:.1e}; they are {mine} here, {theirs} in PyTorch")
+    return (
+        f"{name}: the answers for {len(frames)} frames, from {mine.min():.4f} to {mine.max():.4f}, are at most "
+        f"{apart:.1e} apart"
+    )
+
+
+def measure(report: Report, model: str, name: str, ours: Side, peer: Side) -> None:
+    """Measure latency, then throughput, and add what came out."""
+    quick, forms = report.arguments.quick, peer.call("list_forms")
+    for what, method, count, unit, goal in (
+        ("one frame", "measure_latency", SINGLE_FRAMES, "ms", LATENCY_GOAL),
+        (f"batches of {BATCH}", "measure_throughput", BATCHES[model], "frames/s", THROUGHPUT_GOAL),
+    ):
+        count = count // 4 if quick else count
+        sides = {"RoboStig": partial(ours.call, method, count)}
+        sides.update({f"PyTorch, {form}": partial(peer.call, method, form, count) for form in forms})
+        values: Dict[str, List[float]] = measure_in_turns(sides, 3 if quick else 7, f"{name}, {what}")
+        mine, *theirs = (Figure(side, rounds, unit) for side, rounds in values.items())
+        is_latency = unit == "ms"
+        best = (min if is_latency else max)(theirs, key=lambda figure: figure.median)
+        report.add(Comparison(f"{name}, {what}", mine, best, goal, more_is_better=not is_latency))
+        for other in theirs:
+            if other is not best:
+                report.add(Figure(f"{name}, {what}, {other.name}", other.values, unit))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
