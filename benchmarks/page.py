@@ -11,6 +11,7 @@ from benchmarks.harness import Comparison, Figure
 __all__ = ["render"]
 
 FOLDER = Path(__file__).resolve().parent
+CHANGES = FOLDER / "changes.md"
 
 
 def render(records: Sequence[Mapping[str, Any]]) -> str:
@@ -41,7 +42,7 @@ def render(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     for record in records:
         lines += ["", *_render_section(record, len(conditions) > 1)]
-    lines += ["", (FOLDER / "changes.md").read_text(encoding="utf-8")]
+    lines += ["", CHANGES.read_text(encoding="utf-8")]
     return "\n".join(lines).rstrip() + "\n"
 
 
