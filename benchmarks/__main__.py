@@ -28,7 +28,7 @@ __all__ = ["BENCHMARKS", "main"]
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = (
-    *("training_step", "epoch", "loader", "cold_cache", "inference"),
+    *("training_step", "epoch", "plain", "loader", "cold_cache", "inference"),
     *("endpoint", "simulation", "scaling", "driving", "packed_log"),
 )
 

@@ -5,9 +5,12 @@ Everything here is what a user who sets nothing gets: the loader, ``fit`` and th
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import tempfile
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -18,7 +21,7 @@ from robostig.driving_log import read_driving_log
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot as SteeringPilot
 from robostig.pilot import as_network_input
-from robostig.preprocessing import InputSpec
+from robostig.preprocessing import InputSpec, preprocess
 from robostig.split import split_by_time
 from robostig.training import TrainingConfig, _prepare, fit
 
@@ -133,13 +136,8 @@ class Pilot:
 
     def measure_latency(self, count: int) -> float:
         """Return the median milliseconds from a frame to steering, one frame after the other."""
-        seconds = []
-        for number in range(count):
-            frame = self.frames[number % len(self.frames)]
-            started = time.perf_counter()
-            self.pilot.steer(frame)
-            seconds.append(time.perf_counter() - started)
-        return 1e3 * float(np.median(seconds))
+        frames = itertools.cycle(self.frames)
+        return 1e3 * _time(lambda: self.pilot.steer(next(frames)), count)
 
     def measure_throughput(self, batches: int) -> float:
         """Return the frames a second, a batch at a time."""
@@ -147,6 +145,50 @@ class Pilot:
         for _ in range(batches):
             self.pilot.steer_many(self.frames[:BATCH])
         return batches * BATCH / (time.perf_counter() - started)
+
+    def count_work(self) -> Tuple[int, int]:
+        """Return the multiplications and additions of a frame as they are computed, and the bytes of the parameters."""
+        symbol = self.pilot.net(mx.sym.var("data"))
+        parameters = {name: each.data().shape for name, each in self.pilot.net.collect_params().items()}
+        internals, spec = symbol.get_internals(), self.pilot.spec
+        _, sizes, _ = internals.infer_shape(data=(1, 3, spec.height, spec.width))
+        outputs = dict(zip(internals.list_outputs(), sizes))
+        count = 0
+        nodes = json.loads(symbol.tojson())["nodes"]
+        for node in nodes:
+            weight = nodes[node["inputs"][1][0]]["name"] if len(node["inputs"]) > 1 else ""
+            if weight in parameters:
+                # (1, channels, H', W') or (1, units): each place takes every weight once.
+                count += 2 * math.prod(parameters[weight]) * math.prod(outputs[f"{node['name']}_output"][2:])
+        return count, 4 * sum(map(math.prod, parameters.values()))
+
+    def measure_ceilings(self, count: int) -> Dict[str, float]:
+        """Return what this machine can do.
+
+        Returns
+        -------
+        dict
+            ``flops``, of large matrices' product; ``bytes_per_s``, of a matrix too large for the caches times a vector;
+            ``preprocessing_ms`` of a frame. Medians.
+        """
+        square, large = np.ones((1024, 1024), np.float32), np.ones((1024, 16384), np.float32)
+        vector = np.ones(16384, np.float32)
+        spec = self.pilot.spec
+        return {
+            "flops": 2 * 1024**3 / _time(lambda: square @ square, count),
+            "bytes_per_s": large.nbytes / _time(lambda: large @ vector, count),
+            "preprocessing_ms": 1e3 * _time(lambda: preprocess(self.frames[0], spec), 10 * count),
+        }
+
+
+def _time(work: Callable[[], Any], count: int) -> float:
+    """Return the median seconds that something takes."""
+    seconds = []
+    for _ in range(count):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
 
 
 class Epochs:

@@ -48,6 +48,7 @@ def main() -> int:
                     report.note(f"{name}: PyTorch {form} does not work here: {failure}")
                 report.note(compare_answers(name, ours, peer, frames))
                 measure(report, model, name, ours, peer)
+                report.note(describe_bounds(name, ours))
     if arguments.quick:
         report.note("torch.compile, which takes most of a minute to compile, is left out of --quick")
     return report.finish()
@@ -91,6 +92,19 @@ def measure(report: Report, model: str, name: str, ours: Side, peer: Side) -> No
         for other in theirs:
             if other is not best:
                 report.add(Figure(f"{name}, {what}, {other.name}", other.values, unit))
+
+
+def describe_bounds(name: str, ours: Side) -> str:
+    """Say what the machine allows, by what it does in a large matrix product and in one too large for its caches."""
+    (operations, size), able = ours.call("count_work"), ours.call("measure_ceilings", 20)
+    computing, reading = 1e3 * operations / able["flops"], 1e3 * size / able["bytes_per_s"]
+    return (
+        f"{name}: of a frame's time, preprocessing takes {able['preprocessing_ms']:.2f} ms on both sides. What our "
+        f"network computes then, {operations / 1e6:.0f} million operations as oneDNN does them, takes {computing:.2f} "
+        f"ms at the rate of a large matrix product ({able['flops'] / 1e9:.0f} GFLOP/s), and to read its "
+        f"{size / 1e6:.1f} MB of parameters, which one frame alone cannot do without, {reading:.2f} ms at "
+        f"{able['bytes_per_s'] / 1e9:.0f} GB/s"
+    )
 
 
 if __name__ == "__main__":

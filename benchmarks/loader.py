@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, List
@@ -56,6 +57,7 @@ def main() -> int:
             train, validation = recording.open(spec, config)
             check_frames(report, recording, train, config)
             compare_loaders(report, recording, train, config, 3 if arguments.quick else 15)
+            measure_changes(report, train, config, 2 if arguments.quick else 7)
             measure_waiting(report, train, validation, replace(config, epochs=2 if arguments.quick else 5))
     return report.finish()
 
@@ -99,6 +101,36 @@ def compare_loaders(
     for other, goal in zip(others, (GOAL, None)):
         report.add(Comparison(f"{config.model}, augmented frames", mine, other, goal=goal))
     report.add(Comparison(f"{config.model}, what reading and copying alone would give", copied, others[0]))
+
+
+def measure_changes(report: Report, train: SteeringDataset, config: TrainingConfig, repeats: int) -> None:
+    """Measure what a batch takes with each change alone, and what OpenCV takes for one pass over its bytes."""
+    loaders = {"nothing": training.make_loader(train, replace(config, **UNCHANGED))}
+    for change in UNCHANGED:
+        alone = replace(config, **{**UNCHANGED, change: getattr(config, change)})
+        loaders[f"{change} alone"] = training.make_loader(train, alone)
+    batch = next(loaders["nothing"].epoch(0)).frames
+    target, count = np.empty_like(batch), BATCHES[config.model]
+    planes, into = (each.reshape(len(each), -1) for each in (batch, target))
+
+    def measure(loader: TrainingLoader) -> float:
+        batches = repeat_epochs(loader)
+        next(batches)
+        started = time.perf_counter()
+        for _ in islice(batches, count):
+            pass
+        return 1e3 * (time.perf_counter() - started) / count
+
+    def measure_pass() -> float:
+        started = time.perf_counter()
+        for _ in range(count):
+            cv2.addWeighted(planes, 0.5, planes, 0.5, 0.0, dst=into)
+        return 1e3 * (time.perf_counter() - started) / count
+
+    sides = {f"a batch with {name}": partial(measure, loader) for name, loader in loaders.items()}
+    sides["OpenCV's blending of a batch with another, and no more"] = measure_pass
+    for name, values in measure_in_turns(sides, repeats, config.model).items():
+        report.add(Figure(f"{config.model}, {name}", values, "ms"))
 
 
 def repeat_epochs(loader: TrainingLoader) -> Iterator[Batch]:

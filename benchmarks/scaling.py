@@ -125,7 +125,8 @@ class Group:
             records = list(pool.map(lambda host: host.call("train_epoch"), self.hosts))
         self.losses.append(records[0][1])
         rates = [rate for rate, _ in records]
-        return float(rates[0] if self.is_joined else sum(rates))  # those who train together know the rate of all
+        # Those who train together know the rate of all; the others could not go on before the slower one.
+        return float(rates[0] if self.is_joined else len(rates) * min(rates))
 
 
 @contextmanager

@@ -302,29 +302,36 @@ def _light(frames: np.ndarray, draw: Draw, color_space: str) -> None:
     edges = np.ceil(np.linspace(tops, bottoms, height, axis=1) * width).astype(np.int16)
     columns = np.arange(width, dtype=np.int16)
     light = draw.light[shaded] * draw.shadow_light[shaded]
+    tables = _make_light_tables(light, draw.tint[shaded], color_space)
     shadows = []
-    for number, edge, table in zip(shaded, edges, _make_light_tables(light, draw.tint[shaded], color_space)):
+    for number, edge, factor, table in zip(shaded, edges, light, tables):
         reach = edge.max()
         if reach:
             is_left = columns[:reach] < edge[:, None]
-            shadows.append((number, is_left.view(np.uint8), _look_up(frames[number, :, :reach], table)))
+            shadows.append((number, is_left.view(np.uint8), _change_light(frames[number, :, :reach], factor, table)))
     for number, table in zip(lit, _make_light_tables(draw.light[lit], draw.tint[lit], color_space)):
-        _look_up(frames[number], table, frames[number])
+        _change_light(frames[number], draw.light[number], table, frames[number])
     for number, is_left, shadow in shadows:
         cv2.copyTo(shadow, is_left, frames[number, :, : shadow.shape[1]])
 
 
-def _look_up(part: np.ndarray, table: np.ndarray, target: Optional[np.ndarray] = None) -> np.ndarray:
-    """Return what a table makes of a part of a frame, in ``target`` if there is one."""
-    if (table == table[..., :1]).all():  # one table for all channels is nearly twice as quick as three
-        flat = part.reshape(len(part), -1)
-        table, target = table[..., 0], None if target is None else target.reshape(flat.shape)
-        return cv2.LUT(flat, table, dst=target).reshape(part.shape)
-    return cv2.LUT(part, table, dst=target)
+def _change_light(
+    part: np.ndarray, factor: float, table: Optional[np.ndarray], target: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """Return a part of a frame by its table, or else times a factor, in ``target`` if there is one."""
+    if table is not None:
+        return cv2.LUT(part, table, dst=target)
+    flat, into = (None if each is None else each.reshape(len(each), -1) for each in (part, target))
+    return cv2.convertScaleAbs(flat, dst=into, alpha=factor).reshape(part.shape)
 
 
-def _make_light_tables(factors: np.ndarray, tints: np.ndarray, color_space: str) -> np.ndarray:
-    """Return (n, 1, 256, 3) uint8: what each value of each channel becomes under so much light of that colour."""
+def _make_light_tables(factors: np.ndarray, tints: np.ndarray, color_space: str) -> Sequence[Optional[np.ndarray]]:
+    """Return, for each, what each value of each channel becomes under so much light of that colour.
+
+    (1, 256, 3) uint8; or None where all channels are multiplied by the factor, which takes a third of a table's time.
+    """
+    if color_space == "rgb" and not tints.any():
+        return [None] * len(factors)
     factors, (red, blue) = factors[:, None, None], TINT * tints.T[..., None]
     values = np.arange(256.0)[:, None]
     if color_space == "yuv":
@@ -334,4 +341,4 @@ def _make_light_tables(factors: np.ndarray, tints: np.ndarray, color_space: str)
         changed = (values - (0.0, 128.0, 128.0)) * factors + (0.0, 128.0, 128.0) + shift * factors
     else:
         changed = values * factors * (1.0 + np.stack([red, np.zeros_like(red), blue], axis=-1))
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)[:, None]
+    return list(np.clip(np.rint(changed), 0, 255).astype(np.uint8)[:, None])

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from robostig.backend import mx
+from robostig.backend import CHANNEL_BLOCK, mx
 
 __all__ = ["AlignedConv2D"]
-
-# Floats in the widest vector of today's processors, and channels in a block of oneDNN's: it computes 24, 36 or 40
-# channels more slowly than 48. GPUs' tensor cores want multiples of 8.
-ALIGNMENT = 16
 
 
 class AlignedConv2D(mx.gluon.nn.Conv2D):
@@ -40,7 +36,7 @@ class AlignedConv2D(mx.gluon.nn.Conv2D):
         self, channels: int, kernel_size: int, strides: int = 1, *, in_channels: int, in_padding: int = 0
     ) -> None:
         super().__init__(channels, kernel_size, strides, in_channels=in_channels)
-        self.padding = -channels % ALIGNMENT
+        self.padding = -channels % CHANNEL_BLOCK
         self.in_padding = in_padding
         self._kwargs["num_filter"] = channels + self.padding
 

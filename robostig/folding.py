@@ -1,15 +1,19 @@
-"""Folding: what a network's graph need not compute for every frame is computed once, when the network is loaded."""
+"""Folding: what a network's graph need not compute for every frame is computed once, when the network is loaded.
+
+The parameters change, and with them what the operators are told, but never the answers.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from robostig.backend import mx
+from robostig.backend import CHANNEL_BLOCK, mx
 
-__all__ = ["fold_constants", "fold_scaling"]
+__all__ = ["fold_constants", "fold_scaling", "pair_columns"]
 
 # What a scalar operator makes of scale and offset, if its input is scale * x + offset.
 _SCALAR_OPERATORS: Dict[str, Callable[[float, float, float], Tuple[float, float]]] = {
@@ -61,7 +65,8 @@ def fold_constants(symbol: Any, parameters: Mapping[str, Any]) -> Tuple[Any, Dic
 def fold_scaling(symbol: Any, parameters: Mapping[str, Any]) -> Tuple[Any, Dict[str, Any]]:
     """Let convolutions scale their input, where the graph does so with scalars before them.
 
-    A convolution of ``scale * x + offset`` is one of ``x`` with other parameters, if nothing is padded.
+    A convolution of ``scale * x + offset`` is one of ``x`` with other parameters, if nothing is padded. With padding,
+    which is zero after the scaling, the offset stays: it becomes ``offset / scale``.
 
     Parameters
     ----------
@@ -77,36 +82,127 @@ def fold_scaling(symbol: Any, parameters: Mapping[str, Any]) -> Tuple[Any, Dict[
     nodes, known = graph["nodes"], dict(parameters)
     uses = [number for node in nodes for number, *_ in node["inputs"]]
     for node in nodes:
-        if not _is_plain_convolution(node):
+        if not _is_convolution(node):
             continue
         (source, *_), *rest = node["inputs"]
         weight, bias = (nodes[number]["name"] for number, *_ in rest)
         if not {weight, bias} <= known.keys() or any(uses.count(number) > 1 for number, *_ in rest):
             continue
         chain: List[Tuple[str, float]] = []
+        last = source
         while nodes[source]["op"] in _SCALAR_OPERATORS:
             chain.insert(0, (nodes[source]["op"], float(nodes[source]["attrs"]["scalar"])))
             source = nodes[source]["inputs"][0][0]
         scale, offset = 1.0, 0.0
         for operator, scalar in chain:
             scale, offset = _SCALAR_OPERATORS[operator](scale, offset, scalar)
-        if chain:
-            values = known[weight].asnumpy().astype(np.float64)
-            shifted = known[bias].asnumpy() + offset * values.sum(axis=(1, 2, 3))
-            known[weight], known[bias] = mx.nd.array(scale * values), mx.nd.array(shifted)
+        values = known[weight].asnumpy().astype(np.float64)
+        if chain and not _is_padded(node):
+            known[bias] = mx.nd.array(known[bias].asnumpy() + offset * values.sum(axis=(1, 2, 3)))
             node["inputs"][0] = [source, 0, 0]
+        elif len(chain) > 1 and scale and uses.count(last) == 1:
+            nodes[last].update(op="_plus_scalar", attrs={"scalar": repr(offset / scale)}, inputs=[[source, 0, 0]])
+        else:
+            continue
+        known[weight] = mx.nd.array(scale * values)
     return _rebuild(graph, known)
 
 
-def _is_plain_convolution(node: Mapping[str, Any]) -> bool:
-    """Say whether a node is a convolution in two dimensions with a bias and without padding."""
-    attributes = node.get("attrs", {})
+def pair_columns(
+    symbol: Any, parameters: Mapping[str, Any], shape: Tuple[int, int, int, int]
+) -> Tuple[Any, Dict[str, Any]]:
+    """Let a convolution hand over its columns in twos, where this fills blocks of channels better.
+
+    One of 24 channels, which are computed as 32 (:class:`robostig.convolution.AlignedConv2D`), gives two neighbouring
+    columns as one of 48. The next, if it moves two columns a step, then has half as many, of 48 channels, and moves
+    one. Between them there may be an activation.
+
+    Parameters
+    ----------
+    symbol, parameters
+        As for :func:`fold_constants`.
+    shape
+        The input's: (N, channels, height, width).
+
+    Returns
+    -------
+    tuple
+        The graph, and its parameters. The answers are the same to within rounding.
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, known = graph["nodes"], dict(parameters)
+    internals = symbol.get_internals()
+    sizes = dict(zip(internals.list_outputs(), internals.infer_shape(data=shape)[1]))
+    for second in filter(_is_convolution, nodes):
+        activation = nodes[second["inputs"][0][0]]
+        first = nodes[activation["inputs"][0][0]] if _keeps_zero(activation) else activation
+        is_only_way = _count_uses(activation, graph) == 1
+        if not (is_only_way and all(_is_plain(node, graph, known) for node in (first, second))):
+            continue
+        weight, bias, next_weight = (
+            nodes[number]["name"] for number, *_ in (*first["inputs"][1:], second["inputs"][1])
+        )
+        kernel, offset, next_kernel = (known[name].asnumpy() for name in (weight, bias, next_weight))
+        channels = _count_used(kernel, offset)
+        (down, aside), (next_down, next_aside) = (ast.literal_eval(each["attrs"]["stride"]) for each in (first, second))
+        is_fuller = channels % CHANNEL_BLOCK and not 2 * channels % CHANNEL_BLOCK
+        if not is_fuller or next_aside != 2 or sizes[f"{first['name']}_output"][3] % 2:
+            continue
+        left, right = (np.pad(kernel[:channels], [(0, 0)] * 3 + [margin]) for margin in ((0, aside), (aside, 0)))
+        known[weight] = _set_kernel(first, np.concatenate([left, right]), (down, 2 * aside))
+        known[bias] = mx.nd.array(np.tile(offset[:channels], 2))
+        columns = np.pad(next_kernel[:, :channels], [(0, 0)] * 3 + [(0, next_kernel.shape[3] % 2)])
+        columns = np.concatenate([columns[..., 0::2], columns[..., 1::2]], axis=1)
+        known[next_weight] = _set_kernel(second, columns, (next_down, 1))
+    return _rebuild(graph, known)
+
+
+def _keeps_zero(node: Mapping[str, Any]) -> bool:
+    """Say whether a node is an activation that maps zero to zero."""
+    return node.get("attrs", {}).get("act_type") in ("elu", "gelu", "leaky", "relu", "softsign", "tanh")
+
+
+def _is_plain(node: Mapping[str, Any], graph: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Say whether a node is a convolution that may be exchanged: nothing is padded, grouped, left out or shared."""
+    if not _is_convolution(node) or _is_padded(node):
+        return False
+    attributes, parameters = node["attrs"], [graph["nodes"][number] for number, *_ in node["inputs"][1:]]
     return (
-        node["op"] == "Convolution"
-        and len(node["inputs"]) == 3
-        and attributes.get("pad", "(0, 0)") in ("(0, 0)", "[0, 0]", "()", "[]")
-        and attributes.get("kernel", "").count(",") == 1
+        attributes.get("num_group", "1") == "1"
+        and attributes.get("dilate", "(1, 1)") == "(1, 1)"
+        and "stride" in attributes
+        and all(each["name"] in known for each in parameters)
+        and all(_count_uses(each, graph) == 1 for each in (node, *parameters))
     )
+
+
+def _count_uses(node: Mapping[str, Any], graph: Mapping[str, Any]) -> int:
+    """Return how often a node's output is an input of others, or of the graph's user."""
+    users = [*graph["heads"], *(each for other in graph["nodes"] for each in other["inputs"])]
+    return sum(graph["nodes"][number] is node for number, *_ in users)
+
+
+def _count_used(kernel: np.ndarray, offset: np.ndarray) -> int:
+    """Return how many channels a convolution's output has before those that are always zero."""
+    used = np.flatnonzero(kernel.any(axis=(1, 2, 3)) | (offset != 0))
+    return 1 + int(used.max(initial=0))
+
+
+def _set_kernel(node: Dict[str, Any], kernel: np.ndarray, stride: Tuple[int, int]) -> mx.nd.NDArray:
+    """Tell a convolution of its new kernel and stride, and return the former as its parameter."""
+    node["attrs"].update(num_filter=str(len(kernel)), kernel=str(kernel.shape[2:]), stride=str(stride))
+    return mx.nd.array(kernel)
+
+
+def _is_convolution(node: Mapping[str, Any]) -> bool:
+    """Say whether a node is a convolution in two dimensions with a bias."""
+    kernel = node.get("attrs", {}).get("kernel", "")
+    return node["op"] == "Convolution" and len(node["inputs"]) == 3 and kernel.count(",") == 1
+
+
+def _is_padded(node: Mapping[str, Any]) -> bool:
+    """Say whether a convolution pads its input."""
+    return node["attrs"].get("pad", "()") not in ("(0, 0)", "[0, 0]", "()", "[]")
 
 
 def _rebuild(graph: Dict[str, Any], known: Mapping[str, Any]) -> Tuple[Any, Dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from robostig.artifact import load_artifact
 from robostig.backend import find_context, mx
-from robostig.preprocessing import InputSpec, preprocess
+from robostig.preprocessing import InputSpec, move_channels_first, preprocess
 
 __all__ = ["Pilot", "as_network_input", "predict"]
 
@@ -118,9 +118,8 @@ def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Contex
 def as_network_input(frames: np.ndarray, context: mx.Context) -> mx.nd.NDArray:
     """Move (n, H, W, 3) uint8 frames to a device and return them as (n, 3, H, W) float32, 0..255."""
     if context.device_type == "cpu":
-        # NumPy's copy is more than ten times as fast as MXNet's transpose of bytes, and MXNet takes it over as it is.
-        inputs = np.empty((len(frames), 3, *frames.shape[1:3]), np.float32)
-        np.copyto(inputs, frames.transpose(0, 3, 1, 2))
+        # More than ten times as fast as MXNet's transpose of bytes, and MXNet takes the array over as it is.
+        inputs = move_channels_first(frames)
         return mx.nd.from_numpy(inputs) if context.device_id == 0 else mx.nd.array(inputs, ctx=context)
     # The bytes travel as uint8, a quarter of the traffic; layout and type change where the network computes.
     moved = mx.nd.array(frames, ctx=context, dtype=np.uint8)

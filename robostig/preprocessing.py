@@ -5,15 +5,16 @@ pixels that it learned from. Colours are RGB on the way in, always: the usual fa
 OpenCV's BGR and to drive on RGB.
 
 The work is OpenCV's where OpenCV is installed. SageMaker's inference image has none, so the same arithmetic stands
-here in NumPy as well; for the simulator's frames the two agree to the bit.
+here in NumPy as well; the two agree to the bit. An exported model has it in its graph.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Iterable, Mapping, Tuple
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,10 +23,25 @@ try:
 except ImportError:  # SageMaker's inference image
     cv2 = None  # type: ignore[assignment]
 
-__all__ = ["COLOR_SPACES", "InputSpec", "check_picture_size", "preprocess"]
+__all__ = [
+    "COLOR_SPACES",
+    "InputSpec",
+    "Resizing",
+    "check_frame",
+    "check_picture_size",
+    "move_channels_first",
+    "parse_size",
+    "plan_resizing",
+    "preprocess",
+]
 
 COLOR_SPACES = ("rgb", "yuv")
 LARGEST_PICTURE = 4096 * 4096  # pixels
+
+# BT.601 as OpenCV computes it: in fixed point, with so many bits after the point.
+YUV_BITS = 14
+LUMA_OF_RGB = (4899, 9617, 1868)
+BLUENESS, REDNESS = 8061, 14369
 
 Taps = Tuple[np.ndarray, np.ndarray]
 
@@ -72,6 +88,22 @@ class InputSpec:
         """Shape of a preprocessed frame: (height, width, 3)."""
         return self.height, self.width, 3
 
+    def choose_rows(self, rows: int) -> Tuple[int, int]:
+        """Return which rows of a frame are looked at: the first, and the first after them.
+
+        Raises
+        ------
+        ValueError
+            If a frame of so many rows has none left.
+        """
+        top, bottom = round(rows * self.crop_top), rows - round(rows * self.crop_bottom)
+        if bottom <= top:
+            raise ValueError(
+                f"a frame {rows} rows high has none left after cropping {self.crop_top:.0%} above and "
+                f"{self.crop_bottom:.0%} below; give a larger frame"
+            )
+        return top, bottom
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
         return asdict(self)
@@ -103,13 +135,7 @@ def preprocess(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
         If the frame is not an (H, W, 3) uint8 array, or too low for the crop to leave a row.
     """
     check_frame(frame)
-    rows = frame.shape[0]
-    top, bottom = round(rows * spec.crop_top), rows - round(rows * spec.crop_bottom)
-    if bottom <= top:
-        raise ValueError(
-            f"a frame {rows} rows high has none left after cropping {spec.crop_top:.0%} above and "
-            f"{spec.crop_bottom:.0%} below; give a larger frame"
-        )
+    top, bottom = spec.choose_rows(len(frame))
     view = frame[top:bottom]
     if view.shape[:2] == (spec.height, spec.width):
         picture = view.copy()
@@ -122,6 +148,20 @@ def preprocess(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
     return picture
 
 
+def move_channels_first(frames: np.ndarray) -> np.ndarray:
+    """Return (n, H, W, 3) uint8 frames as networks take them: (n, 3, H, W) float32, 0..255."""
+    count, *size, channels = frames.shape
+    planes = np.empty((count, channels, *size), np.float32)
+    if cv2 is None:
+        planes[...] = frames.transpose(0, 3, 1, 2)
+        return planes
+    parts = np.empty(planes.shape[1:], np.uint8)  # OpenCV takes pixels apart twice as quickly as NumPy
+    for frame, target in zip(frames, planes):
+        cv2.split(frame, parts)  # type: ignore[call-overload]
+        target[...] = parts
+    return planes
+
+
 def check_frame(frame: np.ndarray) -> None:
     """Raise ValueError unless ``frame`` is one (H, W, 3) uint8 picture."""
     if not isinstance(frame, np.ndarray):
@@ -132,6 +172,24 @@ def check_frame(frame: np.ndarray) -> None:
             f"a frame is (H, W, 3) uint8 in RGB, 0..255; this array is {shape} {frame.dtype}. "
             "A grey or RGBA picture must be converted, and floats scaled back to 0..255, first"
         )
+
+
+def parse_size(text: str) -> Tuple[int, int]:
+    """Return height and width in pixels of what people write as ``160x320``.
+
+    Raises
+    ------
+    ValueError
+        If it is not written so, or no camera's.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text.strip().lower())
+    height, width = map(int, match.groups()) if match else (0, 0)
+    if not 0 < height * width <= LARGEST_PICTURE:
+        raise ValueError(
+            f"{text!r} is no size of a camera's frames: write height and width in pixels, as in 160x320, of at most "
+            f"{LARGEST_PICTURE:,} pixels"
+        )
+    return height, width
 
 
 def check_picture_size(data: bytes) -> None:
@@ -162,27 +220,62 @@ def _read_picture_size(data: bytes) -> Tuple[int, int]:
 # OpenCV's arithmetic in NumPy. An output row or column is a weighted sum of a few input ones, its taps.
 
 
+class Resizing(NamedTuple):
+    """How ``cv2.resize(..., interpolation=cv2.INTER_AREA)`` computes a picture from one of another size.
+
+    Columns come before rows: each new column is the sum of some of the old ones, each times its weight.
+
+    Parameters
+    ----------
+    columns, rows
+        Which ones, and their weights, each (taps, new size). Weights are float32, or int32 where OpenCV computes in
+        integers.
+    shifts
+        How many bits are dropped of each sum of columns, and then of each row before these are summed; of integers.
+    scale
+        What the sum is multiplied by before it is rounded to the nearest integer, halves to the even one; None if it
+        is ``(sum + 2) >> 2`` instead.
+    """
+
+    columns: Taps
+    rows: Taps
+    shifts: Tuple[int, int]
+    scale: Optional[float]
+
+
+@lru_cache(maxsize=64)
+def plan_resizing(size: Tuple[int, int], new_size: Tuple[int, int]) -> Resizing:
+    """Return how OpenCV resizes pictures of one size, (height, width), to another."""
+    (rows, columns), (height, width) = size, new_size
+    if rows < height or columns < width:
+        return Resizing(_linear_taps(columns, width), _linear_taps(rows, height), (4, 16), None)
+    if rows % height or columns % width:
+        return Resizing(_area_taps(columns, width), _area_taps(rows, height), (0, 0), 1.0)
+    times = rows // height, columns // width
+    scale = None if times == (2, 2) else float(np.float32(1.0) / np.float32(times[0] * times[1]))
+    return Resizing(_block_taps(columns, width), _block_taps(rows, height), (0, 0), scale)
+
+
 def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize as ``cv2.resize(..., interpolation=cv2.INTER_AREA)`` does, columns before rows, in float32."""
-    make_taps = _area_taps if frame.shape[0] >= height and frame.shape[1] >= width else _linear_taps
-    columns, column_weights = make_taps(frame.shape[1], width)
-    rows, row_weights = make_taps(frame.shape[0], height)
+    """Resize as OpenCV does."""
+    (columns, column_weights), (rows, row_weights), shifts, scale = plan_resizing(frame.shape[:2], (height, width))
     # The channels of a row's pixels are one row of numbers: long loops are what NumPy is quick at.
     gathered = (frame.take(index, 1).reshape(len(frame), -1) for index in columns)
     wide = _add_up(gathered, np.repeat(column_weights, 3, 1))
-    whole = _add_up((wide.take(index, 0) for index in rows), row_weights[..., None])
-    return np.rint(whole, out=whole).astype(np.uint8).reshape(height, width, 3)
+    wide = wide >> shifts[0] if shifts[0] else wide
+    whole = _add_up((wide.take(index, 0) for index in rows), row_weights[..., None], shifts[1])
+    whole = (whole + 2) >> 2 if scale is None else np.rint(whole.astype(np.float32, copy=False) * np.float32(scale))
+    return whole.astype(np.uint8).reshape(height, width, 3)
 
 
-def _add_up(taps: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Return the weighted sum of arrays, in the weights' float32."""
-    first, *others = (tap * weight for tap, weight in zip(taps, weights))
+def _add_up(taps: Iterable[np.ndarray], weights: np.ndarray, shift: int = 0) -> np.ndarray:
+    """Return the weighted sum of arrays, in the weights' type."""
+    first, *others = (tap * weight >> shift if shift else tap * weight for tap, weight in zip(taps, weights))
     for other in others:
         first += other
     return first
 
 
-@lru_cache(maxsize=64)
 def _area_taps(size: int, new_size: int) -> Taps:
     """Taps of a reduction: each new pixel is the mean of the area it covers. Returns (taps, new_size) twice."""
     scale = size / new_size
@@ -194,26 +287,28 @@ def _area_taps(size: int, new_size: int) -> Taps:
     return np.minimum(index, size - 1).astype(np.intp), (cover / (end - start)).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
+def _block_taps(size: int, new_size: int) -> Taps:
+    """Taps of a reduction to a whole part: each new pixel is the sum of a block. Returns (taps, new_size) twice."""
+    index = np.arange(size).reshape(new_size, -1).T
+    return index, np.ones(index.shape, np.int32)
+
+
 def _linear_taps(size: int, new_size: int) -> Taps:
-    """Taps of an enlargement by OpenCV's INTER_AREA: linear between pixel edges. Returns (2, new_size) twice."""
+    """Taps of an enlargement: linear between pixel edges, in 2048ths. Returns (2, new_size) twice."""
     enlargement = new_size / size
     position = np.arange(new_size)
     index = np.floor(position * (1.0 / enlargement))
     share = ((position + 1) - (index + 1) * enlargement).astype(np.float32)  # as OpenCV rounds it, before the floor
-    share = np.where(share <= 0, 0.0, share - np.floor(share))
-    last = index >= size - 1
-    share[last] = 0.0
+    share = np.where(share <= 0, np.float32(0.0), share - np.floor(share))
     pair = np.minimum(np.stack([index, index + 1]), size - 1)
-    return pair.astype(np.intp), np.stack([1.0 - share, share]).astype(np.float32)
+    return pair.astype(np.intp), np.rint(np.stack([1 - share, share]) * np.float32(2048)).astype(np.int32)
 
 
 def _rgb_to_yuv(picture: np.ndarray) -> np.ndarray:
-    """Convert as ``cv2.COLOR_RGB2YUV`` does: BT.601 in 14-bit fixed point."""
-    half, center = 1 << 13, 128 << 14
+    """Convert as ``cv2.COLOR_RGB2YUV`` does."""
+    half, center = 1 << YUV_BITS - 1, 128 << YUV_BITS
     red, green, blue = (picture[..., channel].astype(np.int32) for channel in range(3))
-    luma = (4899 * red + 9617 * green + 1868 * blue + half) >> 14
-    yuv = np.stack(
-        [luma, ((blue - luma) * 8061 + center + half) >> 14, ((red - luma) * 14369 + center + half) >> 14], -1
-    )
-    return np.clip(yuv, 0, 255).astype(np.uint8)
+    luma = (LUMA_OF_RGB[0] * red + LUMA_OF_RGB[1] * green + LUMA_OF_RGB[2] * blue + half) >> YUV_BITS
+    blueness = ((blue - luma) * BLUENESS + center + half) >> YUV_BITS
+    redness = ((red - luma) * REDNESS + center + half) >> YUV_BITS
+    return np.clip(np.stack([luma, blueness, redness], -1), 0, 255).astype(np.uint8)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robostig.backend import mx
-from robostig.convolution import ALIGNMENT, AlignedConv2D
+from robostig.backend import CHANNEL_BLOCK, mx
+from robostig.convolution import AlignedConv2D
 
 nn = mx.gluon.nn
 
@@ -15,8 +15,8 @@ def make_nets(channels):
     """Two convolutions, ours and Gluon's, with the same parameters."""
     first = AlignedConv2D(channels, (5, 3), 2, in_channels=3)
     ours, theirs = nn.HybridSequential(), nn.HybridSequential()
-    ours.add(first, nn.ELU(), AlignedConv2D(2 * ALIGNMENT, 3, in_channels=channels, in_padding=first.padding))
-    theirs.add(nn.Conv2D(channels, (5, 3), 2), nn.ELU(), nn.Conv2D(2 * ALIGNMENT, 3))
+    ours.add(first, nn.ELU(), AlignedConv2D(2 * CHANNEL_BLOCK, 3, in_channels=channels, in_padding=first.padding))
+    theirs.add(nn.Conv2D(channels, (5, 3), 2), nn.ELU(), nn.Conv2D(2 * CHANNEL_BLOCK, 3))
     ours.initialize(mx.init.Xavier())
     theirs.initialize()
     theirs(mx.nd.array(FRAMES))
@@ -28,7 +28,7 @@ def make_nets(channels):
     return ours, theirs
 
 
-@pytest.mark.parametrize("channels", [1, ALIGNMENT - 1, ALIGNMENT, ALIGNMENT + 1])
+@pytest.mark.parametrize("channels", [1, CHANNEL_BLOCK - 1, CHANNEL_BLOCK, CHANNEL_BLOCK + 1])
 @pytest.mark.parametrize("hybridize", [True, False])
 def test_answers_and_gradients_are_those_of_gluons_convolution(channels, hybridize):
     gradients, answers = [], []

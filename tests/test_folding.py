@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robostig.backend import mx
-from robostig.folding import fold_constants, fold_scaling
+from robostig.folding import fold_constants, fold_scaling, pair_columns
 
 DATA = mx.nd.array([[1.0, 2.0], [3.0, 4.0]])
 PARAMETERS = {"weight": mx.nd.array([[1.0, -2.0]]), "bias": mx.nd.array([0.5]), "scale": mx.nd.array([[3.0]])}
@@ -101,7 +101,7 @@ def test_scaling_before_a_convolution_becomes_its_parameters(scaled):
 @pytest.mark.parametrize(
     "symbol",
     [
-        make_convolution(mx.sym.var("data") * 2 - 1, pad=(1, 1)),  # what is padded is zero after the scaling
+        make_convolution(mx.sym.var("data") * 2, pad=(1, 1)),  # one pass, as a shift would be
         make_convolution(mx.sym.var("data") * 2, no_bias=True),
         make_convolution(1 - mx.sym.var("data")),
         make_convolution(mx.sym.exp(mx.sym.var("data") * 0.01)),
@@ -111,6 +111,12 @@ def test_scaling_before_a_convolution_becomes_its_parameters(scaled):
 def test_what_cannot_be_folded_stays(symbol):
     operators, difference = fold(symbol)
     assert operators == list_operators(symbol) and difference == 0
+
+
+def test_before_a_convolution_that_pads_a_shift_is_left():
+    symbol = make_convolution(mx.sym.var("data") * (1 / 127.5) - 1.0, pad=(1, 1))
+    operators, difference = fold(symbol)
+    assert operators == ["_plus_scalar", "Convolution"] and difference < 1e-5
 
 
 def test_what_is_scaled_for_others_too_is_still_scaled_for_them():
@@ -127,3 +133,72 @@ def test_parameters_that_two_convolutions_share_stay():
     ]
     operators, difference = fold(mx.sym.concat(*both))
     assert operators.count("_mul_scalar") == 2 and difference == 0
+
+
+def make_pair(channels, *, stride=2, activation="elu", filler=True, wide=3):
+    """Make two convolutions with an activation between, the first with channels of zeros up to a multiple of 16."""
+    generator = np.random.default_rng(2)
+    total = -(-channels // 16) * 16 if filler else channels
+    weight = generator.normal(size=(total, 3, 3, wide))
+    bias = generator.normal(size=total)
+    weight[channels:], bias[channels:] = 0, 0
+    next_weight = generator.normal(size=(16, total, 3, 5))
+    parameters = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": np.zeros(16)}
+    data, *variables = map(mx.sym.var, ("data", *parameters))
+    first = mx.sym.Convolution(data, *variables[:2], num_filter=total, kernel=(3, wide), stride=(1, stride))
+    between = mx.sym.LeakyReLU(first, act_type=activation, slope=1.0) if activation else mx.sym.sigmoid(first)
+    second = mx.sym.Convolution(between, *variables[2:], num_filter=16, kernel=(3, 5), stride=(1, 2))
+    return second, {name: mx.nd.array(value) for name, value in parameters.items()}
+
+
+def list_kernels(symbol):
+    return [
+        (node["attrs"]["kernel"], node["attrs"]["stride"], node["attrs"]["num_filter"])
+        for node in json.loads(symbol.tojson())["nodes"]
+        if node["op"] == "Convolution"
+    ]
+
+
+def pair(symbol, parameters, width):
+    """Return the convolutions after pairing, and how far apart the answers are then, as a share of the largest."""
+    data = mx.nd.array(np.random.default_rng(3).normal(size=(2, 3, 9, width)))
+    paired, known = pair_columns(symbol, parameters, data.shape)
+    before, after = (
+        each.eval(ctx=mx.cpu(), data=data, **values)[0].asnumpy()
+        for each, values in ((symbol, parameters), (paired, known))
+    )
+    return list_kernels(paired), np.abs(after - before).max() / np.abs(before).max()
+
+
+@pytest.mark.parametrize(("channels", "stride", "wide", "width"), [(24, 2, 3, 41), (24, 2, 4, 42), (8, 1, 3, 22)])
+def test_half_empty_blocks_of_channels_are_filled_with_the_next_column(channels, stride, wide, width):
+    kernels, difference = pair(*make_pair(channels, stride=stride, wide=wide), width)
+    assert kernels == [
+        (f"(3, {wide + stride})", f"(1, {2 * stride})", str(2 * channels)),
+        ("(3, 3)", "(1, 1)", "16"),
+    ]
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "width"),
+    [
+        ({"channels": 32}, 41),  # full as they are
+        ({"channels": 36}, 41),  # 72 fill no blocks either
+        ({"channels": 24, "activation": None}, 41),  # a sigmoid of zero is none
+        ({"channels": 24}, 43),  # 21 columns make no pairs
+    ],
+)
+def test_what_cannot_be_paired_stays(options, width):
+    symbol, parameters = make_pair(**options)
+    kernels, difference = pair(symbol, parameters, width)
+    assert kernels == list_kernels(symbol) and difference == 0
+
+
+def test_what_others_see_too_is_not_paired():
+    symbol, parameters = make_pair(24)
+    internals = symbol.get_internals()
+    between = internals[next(name for name in internals.list_outputs() if "leakyrelu" in name)]
+    both = mx.sym.broadcast_add(symbol.mean(), between.mean())
+    kernels, difference = pair(both, parameters, 41)
+    assert kernels == list_kernels(both) and difference == 0

@@ -77,11 +77,17 @@ def test_numpy_equals_opencv_for_every_colour():
 @example(22, 1, 50, 1, "rgb", 0)
 @example(1, 14, 1, 58, "rgb", 0)
 @given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(preprocessing.COLOR_SPACES), st.integers(0, 999))
-def test_numpy_is_near_opencv_for_any_sizes(rows, columns, height, width, color_space, seed):
+def test_numpy_equals_opencv_for_any_sizes(rows, columns, height, width, color_space, seed):
     frame, spec = make_noise(rows, columns, seed), InputSpec(height, width, color_space=color_space)
     with_opencv, without = preprocess(frame, spec), preprocess_without_opencv(frame, spec)
-    assert without.shape == with_opencv.shape == spec.shape and without.dtype == np.uint8
-    assert np.abs(without.astype(int) - with_opencv).max() <= (1 if color_space == "rgb" else 2)
+    assert without.shape == spec.shape and without.dtype == np.uint8
+    np.testing.assert_array_equal(without, with_opencv)
+
+
+@pytest.mark.parametrize("times", [(2, 2), (3, 2), (4, 4), (1, 5), (6, 3)])
+def test_numpy_equals_opencv_where_whole_blocks_become_a_pixel(times):
+    frame, spec = make_noise(30 * times[0], 40 * times[1]), InputSpec(30, 40)
+    np.testing.assert_array_equal(preprocess_without_opencv(frame, spec), preprocess(frame, spec))
 
 
 @pytest.mark.parametrize("frame", [None, "frame.jpg", [[[0, 0, 0]]]])
