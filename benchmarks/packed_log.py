@@ -26,7 +26,7 @@ from recordings import repeat_recording
 
 from robostig.driving_log import SHARD_MB, DrivingLog, pack_driving_log, read_driving_log
 from robostig.frame_cache import CachedFrames
-from robostig.packed_log import read_in_order, read_picture_bytes
+from robostig.picture import read_in_order, read_picture_bytes
 from robostig.preprocessing import InputSpec
 
 TIMES, QUICK_TIMES = 4, 1

@@ -10,7 +10,7 @@ from typing import List, Optional
 import numpy as np
 
 from robostig.driving_log import LOG_NAME, read_driving_log
-from robostig.packed_log import read_picture_bytes
+from robostig.picture import read_picture_bytes
 
 __all__ = ["read_pictures", "repeat_recording"]
 

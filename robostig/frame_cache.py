@@ -30,11 +30,10 @@ from tqdm import tqdm
 
 from robostig._compat import count_usable_cpus
 from robostig._files import replace_file
-from robostig.packed_log import PackedPicture, digest_picture, read_in_order, read_picture_bytes
-from robostig.picture import decode_picture
+from robostig.picture import decode_picture, digest_picture, read_in_order, read_picture_bytes
 from robostig.preprocessing import InputSpec, preprocess
 
-__all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]
+__all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder", "map_in_chunks"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ class CachedFrames:
                 path.unlink(missing_ok=True)
                 mapped = np.load(self._build(folder, count, label), mmap_mode="r")
         except OSError as error:
-            if error.filename in {getattr(picture, "shard", picture) for picture in self.pictures}:
+            if error.filename in {getattr(picture, "holder", picture) for picture in self.pictures}:
                 raise
             logger.warning("frames cannot be kept in %s (%s); they are decoded as they are needed", folder, error)
             return self._mapped
@@ -190,8 +189,9 @@ class CachedFrames:
         if not any(folder.glob(f"{self._name(count)}*.npy")):
             return None
         hashes: Iterable[bytes] = map(_hash, islice(self.pictures, count))
-        if not all(isinstance(picture, PackedPicture) for picture in islice(self.pictures, count)):
-            hashes = chain.from_iterable(_map_in_chunks(_hash, islice(self.pictures, count)))
+        if not all(getattr(picture, "digest", None) for picture in islice(self.pictures, count)):
+            items = zip(self.pictures, read_in_order(islice(self.pictures, count)))
+            hashes = chain.from_iterable(map_in_chunks(lambda item: _hash(*item), items))
         path = folder / self._name(count, hashes)
         return path if path.exists() else None
 
@@ -234,7 +234,7 @@ class CachedFrames:
 
             items = enumerate(read_in_order(islice(self.pictures, count)))
             # Closed before the file is, whatever happens: no thread may write to what has its number then.
-            with contextlib.closing(_map_in_chunks(decode_and_write, items)) as chunks:
+            with contextlib.closing(map_in_chunks(decode_and_write, items)) as chunks:
                 for digests in chunks:
                     hashes += digests
                     bar.update(len(digests))
@@ -254,9 +254,8 @@ def _write_at(descriptor: int, frame: np.ndarray, offset: int) -> None:
 
 def _hash(picture: str, data: Optional[bytes] = None) -> bytes:
     """Return a hash of a picture's bytes, which are read if they are not given and no packed log knows it."""
-    if isinstance(picture, PackedPicture):
-        return picture.digest
-    return digest_picture(read_picture_bytes(picture) if data is None else data)
+    known: Optional[bytes] = getattr(picture, "digest", None)
+    return known or digest_picture(read_picture_bytes(picture) if data is None else data)
 
 
 @lru_cache(maxsize=None)
@@ -269,8 +268,8 @@ def _get_pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_get_pool.cache_clear)
 
 
-def _map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[List[Result], None, None]:
-    """Yield results in order, a chunk at a time, while the next chunk is under way."""
+def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[List[Result], None, None]:
+    """Yield results in order, a chunk at a time, while the next chunk is under way on all CPUs."""
 
     def do(task: List[Item]) -> List[Result]:
         return [work(item) for item in task]

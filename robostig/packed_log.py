@@ -17,7 +17,6 @@ such a multiple, it is left out and the record is cut there.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -26,36 +25,31 @@ import zipfile
 import zlib
 from array import array
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import (
     IO,
     Any,
     Dict,
-    Iterable,
-    Iterator,
     List,
     Mapping,
     NamedTuple,
     Optional,
     Sequence,
     Tuple,
-    Union,
-    overload,
 )
 
 import numpy as np
 from tqdm import tqdm
+
+from robostig.picture import LazyPictures, StoredPicture, digest_picture, read_in_order, read_picture_bytes
 
 __all__ = [
     "INDEX_NAME",
     "MEND",
     "PackedPicture",
     "Table",
-    "digest_picture",
-    "measure_picture",
-    "read_in_order",
     "read_packed",
-    "read_picture_bytes",
     "unpack_stream",
     "write_packed",
 ]
@@ -76,60 +70,60 @@ MEND = "copy it again, or pack the recording again with robostig pack"
 _REPLICATE = "if it is a channel of SageMaker, every host needs all of its objects (FullyReplicated)"
 
 
-class PackedPicture(str):
+class PackedPicture(StoredPicture):
     """A picture in a shard: as a text it reads like a path, the last part of which is the picture's own name.
 
     Parameters
     ----------
-    shard
-        The file.
+    holder
+        The shard.
     offset
-        Where in the file its record begins, in bytes.
+        Where in the shard its record begins, in bytes.
     size
         Of the picture, in bytes.
     digest
-        :func:`digest_picture` of its bytes.
+        :func:`~robostig.picture.digest_picture` of its bytes.
     name
         Of the file that it once was.
     """
 
-    __slots__ = ("digest", "offset", "shard", "size")
-    shard: str
+    __slots__ = ("digest", "holder", "offset", "size")
     offset: int
-    size: int
     digest: bytes
 
-    def __new__(cls, shard: str, offset: int, size: int, digest: bytes, name: str) -> PackedPicture:
+    def __new__(cls, holder: str, offset: int, size: int, digest: bytes, name: str) -> PackedPicture:
         """Make the text of the place and the name."""
-        picture = super().__new__(cls, f"{shard}@{offset}/{name}")
-        picture.shard, picture.offset, picture.size, picture.digest = shard, offset, size, digest
+        picture = super().__new__(cls, f"{holder}@{offset}/{name}")
+        picture.holder, picture.offset, picture.size, picture.digest = holder, offset, size, digest
         return picture
 
     def __getnewargs__(self) -> Tuple[Any, ...]:
-        return self.shard, self.offset, self.size, self.digest, os.path.basename(self)
+        return self.holder, self.offset, self.size, self.digest, os.path.basename(self)
+
+    def open(self, *, in_order: bool = False) -> IO[bytes]:
+        """Open the shard."""
+        return open(self.holder, "rb", buffering=_BLOCK if in_order else -1)
+
+    def read_from(self, file: IO[bytes]) -> bytes:
+        """Return its bytes. Raises ValueError if they are not those that were packed."""
+        if file.tell() != self.offset:
+            file.seek(self.offset)
+        try:
+            record = _read_record(file)
+        except (ValueError, EOFError):
+            record = None
+        data = b"" if record is None else record[_HEAD_BYTES:]
+        if digest_picture(data) != self.digest:
+            raise ValueError(f"{self}: the shard is damaged here; {MEND}")
+        return data
 
 
-class _PackedPictures(Sequence[str]):
-    """A camera's pictures, each made when it is asked for: a million of them would fill a third of a gigabyte."""
-
-    def __init__(self, shards: Sequence[str], places: np.ndarray, digests: np.ndarray, names: np.ndarray) -> None:
-        self._shards, self._places, self._digests, self._names = shards, places, digests, names
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, row: Union[int, slice]) -> Union[str, Sequence[str]]:
-        if isinstance(row, slice):
-            return _PackedPictures(self._shards, self._places[row], self._digests[row], self._names[row])
-        shard, offset, size = self._places[row].tolist()
-        name = self._names[row].decode("utf-8", "surrogateescape")
-        return PackedPicture(self._shards[shard], offset, size, self._digests[row].tobytes(), name)
+def _make_picture(shards: Sequence[str], places: np.ndarray, digests: np.ndarray, names: np.ndarray, row: int) -> str:
+    shard, offset, size = places[row].tolist()
+    if not size:
+        return ""  # the row has none of this camera
+    name = names[row].decode("utf-8", "surrogateescape")
+    return PackedPicture(shards[shard], offset, size, digests[row].tobytes(), name)
 
 
 class Table(NamedTuple):
@@ -140,7 +134,8 @@ class Table(NamedTuple):
     name
         What to call the log.
     pictures
-        Camera name to its pictures: paths, or :class:`PackedPicture`.
+        Camera name to its pictures: paths, or :class:`~robostig.picture.StoredPicture`; an empty text where a row has
+        none, of which no record is written.
     numbers
         (N, 4) float32: steering, throttle, brake, speed in miles an hour.
     time_s
@@ -154,50 +149,6 @@ class Table(NamedTuple):
     numbers: np.ndarray
     time_s: np.ndarray
     facts: Mapping[str, Any]
-
-
-def read_picture_bytes(picture: Union[str, Path]) -> bytes:
-    """Return the bytes of a picture, be it a file of its own or in a shard.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file, or shard.
-    ValueError
-        If the shard does not hold it any more.
-    """
-    if not isinstance(picture, PackedPicture):
-        with open(picture, "rb", buffering=0) as file:
-            return file.read()
-    with open(picture.shard, "rb") as file:
-        return _read_at(file, picture)
-
-
-def read_in_order(pictures: Iterable[str]) -> Iterator[Optional[bytes]]:
-    """Yield the bytes of each picture that is in a shard, opening a shard once and reading it in large blocks.
-
-    For a picture that is a file of its own it yields None: several threads are quicker at opening these.
-    """
-    with ExitStack() as stack:
-        file: Optional[IO[bytes]] = None
-        for picture in pictures:
-            if not isinstance(picture, PackedPicture):
-                yield None
-                continue
-            if file is None or file.name != picture.shard:
-                stack.close()
-                file = stack.enter_context(open(picture.shard, "rb", buffering=_BLOCK))
-            yield _read_at(file, picture)
-
-
-def measure_picture(picture: str) -> int:
-    """Return the size of a picture in bytes."""
-    return picture.size if isinstance(picture, PackedPicture) else os.path.getsize(picture)
-
-
-def digest_picture(data: bytes) -> bytes:
-    """Return 16 bytes that follow from a picture's own."""
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 
 def write_packed(folder: Path, table: Table, token: str, *, shard_bytes: int) -> int:
@@ -236,6 +187,10 @@ def write_packed(folder: Path, table: Table, token: str, *, shard_bytes: int) ->
             with ExitStack() as stack:
                 file: Optional[IO[bytes]] = None
                 for row, read in enumerate(read_in_order(pictures)):
+                    if not pictures[row]:
+                        places[row], digests[row] = (0, 0, 0), 0
+                        bar.update()
+                        continue
                     data = read_picture_bytes(pictures[row]) if read is None else read
                     if file is None or file.tell() + _HEAD_BYTES + len(data) + _FRAME_BYTES > shard_bytes:
                         stack.close()
@@ -289,10 +244,10 @@ def read_packed(folder: Path) -> Table:
         if found != size:
             raise ValueError(f"{folder / name} has {found:,} bytes, and was packed with {size:,}; {MEND}")
     shards = [str(folder / name) for name in sizes]
-    pictures = {
-        camera: _PackedPictures(shards, *(arrays[f"{camera}_{name}"] for name in ("place", "digest", "name")))
-        for camera in header["cameras"]
-    }
+    pictures = {}
+    for camera in header["cameras"]:
+        places, digests, names = (arrays[f"{camera}_{name}"] for name in ("place", "digest", "name"))
+        pictures[camera] = LazyPictures(partial(_make_picture, shards, places, digests, names), range(len(places)))
     return Table(header["name"], pictures, arrays["numbers"], arrays["time_s"], header["facts"])
 
 
@@ -389,13 +344,14 @@ class _ArrivingLog:
         for number, camera in enumerate(header["cameras"]):
             came = np.array(self._places.get(number, ()), np.int64).reshape(-1, 3)
             places = arrays[f"{camera}_place"]
-            order = np.argsort(came[:, 0], kind="stable")
-            if not np.array_equal(came[order, 0], np.arange(len(places))) or (came[order, 2] != places[:, 2]).any():
+            rows = np.flatnonzero(places[:, 2])
+            came = came[np.argsort(came[:, 0], kind="stable")]
+            if not np.array_equal(came[:, 0], rows) or (came[:, 2] != places[rows, 2]).any():
                 raise ValueError(
                     f"{stream} brings {len(came):,} pictures of the {camera} camera of {header['name']}, which has "
-                    f"{len(places):,}; {MEND}; {_REPLICATE}"
+                    f"{len(rows):,}; {MEND}; {_REPLICATE}"
                 )
-            places[:, 0], places[:, 1] = len(shards), came[order, 1]
+            places[rows, 0], places[rows, 1] = len(shards), came[:, 1]
             shards.append(f"recording-{number}.rec")
         _write_index(self._folder, header, shards, arrays)
         self._folder.rename(self._folder.with_name(f"{os.path.basename(header['name'])}-{self._folder.name}"))
@@ -411,19 +367,6 @@ def _find_log(logs: Dict[str, _ArrivingLog], token: str, folder: Path, stack: Ex
 def _name_camera(token: str, camera: int) -> int:
     """Return the last number of a picture's header: 56 bits of the recording's token, and the camera's number."""
     return int(token[:14], 16) << 8 | camera
-
-
-def _read_at(file: IO[bytes], picture: PackedPicture) -> bytes:
-    if file.tell() != picture.offset:
-        file.seek(picture.offset)
-    try:
-        record: Optional[bytes] = _read_record(file)
-    except (ValueError, EOFError):
-        record = None
-    data = b"" if record is None else record[_HEAD_BYTES:]
-    if digest_picture(data) != picture.digest:
-        raise ValueError(f"{picture}: the shard is damaged here; {MEND}")
-    return data
 
 
 def _write_index(

@@ -10,7 +10,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from robostig.driving_log import RECORDING_HZ, DrivingLog
-from robostig.packed_log import measure_picture
+from robostig.picture import measure_picture
 
 __all__ = ["Split", "split_by_time"]
 

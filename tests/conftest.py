@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, List
+from typing import TYPE_CHECKING, Any, Callable, List, Sequence
 
 import cv2
 import numpy as np
@@ -81,6 +82,15 @@ def lake() -> Path:
     folder = Path(os.environ.get("ROBOSTIG_DATA") or ROOT.parent / "shared" / "data" / "lake")
     if not (folder / "driving_log.csv").is_file():
         pytest.skip(f"no recording in {folder}: set ROBOSTIG_DATA to a folder with a driving_log.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tub() -> Path:
+    """Return the folder of the real donkey car's recording."""
+    folder = ROOT.parent / "shared" / "data" / "donkeycar_tub"
+    if not (folder / "manifest.json").is_file():
+        pytest.skip(f"no recording of a donkey car in {folder}")
     return folder
 
 
@@ -159,6 +169,68 @@ def make_recording(tmp_path: Path) -> Callable[..., Path]:
             lines.append(",".join([*names, f"{steering:.7g}", "0.5", "0", "30.19027"]))
         (folder / "driving_log.csv").write_text("\n".join(lines) + "\n")
         return folder
+
+    return make
+
+
+@pytest.fixture
+def make_tub(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small drive as donkeycar does, and returns its folder."""
+
+    def make(rows: int = 60, *, name: str = "tub", seed: int = 0, catalog_rows: int = 40, **more: Any) -> Path:
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        start = 1700000000 + 1000 * seed
+        lines = []
+        for row in range(rows):
+            angle, picture = 0.8 * float(np.sin(row / 4.0 + seed)), f"{row}_cam_image_array_.jpg"
+            frame = cv2.cvtColor(draw_road(angle, height=120, width=160), cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(folder / "images" / picture), frame)
+            record = {"_index": row, "_session_id": f"day_{seed}", "_timestamp_ms": 1000 * start + 50 * row}
+            record.update({"cam/image_array": picture, "user/angle": angle, "user/mode": "user", "user/throttle": 0.5})
+            lines.append(json.dumps({**record, **more}, sort_keys=True) + "\r\n")
+        catalogs = [lines[first : first + catalog_rows] for first in range(0, rows, catalog_rows)]
+        for number, catalog in enumerate(catalogs):
+            (folder / f"catalog_{number}.catalog").write_bytes("".join(catalog).encode())
+        write_manifest(folder, rows=rows, catalogs=len(catalogs))
+        return folder
+
+    return make
+
+
+def write_manifest(folder: Path, *, rows: int, catalogs: int = 1, deleted: Sequence[int] = ()) -> None:
+    """Write the manifest of a tub."""
+    paths = [f"catalog_{number}.catalog" for number in range(catalogs)]
+    last = {"paths": paths, "current_index": rows, "max_len": 40, "deleted_indexes": list(deleted)}
+    values = [["cam/image_array", "user/angle"], ["image_array", "float"], {}, {"created_at": 1.7e9}, last]
+    (folder / "manifest.json").write_bytes("".join(json.dumps(value) + "\r\n" for value in values).encode())
+
+
+@pytest.fixture
+def make_comma_drive(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small drive as comma.ai's research data has it, and returns the folder."""
+
+    def make(
+        frames: int = 40, *, name: str = "comma", date: str = "2016-06-08--11-46-01", seed: int = 0, **more: Any
+    ) -> Path:
+        import h5py
+
+        pictures = [draw_road(0.3 * float(np.sin(number / 8.0 + seed))) for number in range(frames)]
+        samples = np.arange(5 * frames)  # 100 Hz beside 20 Hz
+        log = {
+            "cam1_ptr": samples // 5,
+            "steering_angle": 150.0 * np.sin(samples / 40.0 + seed),
+            "speed": np.full(len(samples), 20.0),
+            "times": 3.5e5 + samples / 100.0,
+            **more,
+        }
+        for place, arrays in (("camera", {"X": np.stack(pictures).transpose(0, 3, 1, 2)}), ("log", log)):
+            (tmp_path / name / place).mkdir(parents=True, exist_ok=True)
+            with h5py.File(tmp_path / name / place / f"{date}.h5", "w") as file:
+                for key, values in arrays.items():
+                    if values is not None:
+                        file[key] = values
+        return tmp_path / name
 
     return make
 

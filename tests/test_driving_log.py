@@ -294,7 +294,7 @@ def test_what_is_not_there_is_refused_naming_what_is(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds IMG"):
         read_driving_log(folder)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds nothing; .* robostig pack"):
+    with pytest.raises(FileNotFoundError, match=f"no {LOG_NAME} in .*, which holds nothing; .*robostig pack"):
         read_driving_log(tmp_path / "nothing")
 
 
@@ -527,13 +527,21 @@ def test_drives_whose_rows_are_all_bad_are_counted_and_if_all_are_it_is_an_error
         read_driving_log(drives, on_error="skip")
 
 
-def test_cameras_that_not_every_drive_has_are_left_out_with_a_warning(drives, caplog):
+def test_cameras_that_not_every_drive_has_are_there_where_they_are(drives):
     path = drives / "tuesday" / LOG_NAME
     rows = [line.split(",") for line in path.read_text().splitlines()]
     path.write_text("".join(",".join([row[0], row[1], "", *row[3:]]) + "\n" for row in rows))
     log = read_driving_log(drives)
-    assert list(log.pictures) == ["center", "left"]
-    assert f"the right camera is left out: 1 of the 3 logs in {drives} do not have it (tuesday)" in caplog.messages
+    assert list(log.pictures) == list(CAMERAS) and log.locate_pictures("left").all()
+    np.testing.assert_array_equal(log.locate_pictures("right"), np.arange(36) < 24)
+    assert set(log.pictures["right"][24:]) == {""} and "center, left, right (in 24 rows) camera" in log.describe()
+    pack_driving_log(log, drives.parent / "packed")
+    again = read_driving_log(drives.parent / "packed")
+    assert again.fingerprint() == log.fingerprint() != read_driving_log(drives / "monday").fingerprint()
+    for camera in CAMERAS:
+        names, packed = ([os.path.basename(picture) for picture in each.pictures[camera]] for each in (log, again))
+        assert names == packed
+    assert read_picture(again.pictures["right"][23]).shape == (12, 24, 3)
 
 
 def test_a_folders_own_log_wins_over_those_below_it_with_a_warning(drives, caplog):

@@ -368,9 +368,9 @@ def test_a_shard_that_cannot_be_read_is_an_error_and_leaves_no_file(make_recordi
     pack_driving_log(read_driving_log(make_recording(12, size=(24, 32))), tmp_path / "packed")
     pictures = read_driving_log(tmp_path / "packed").pictures["center"]
     if fault == "removed":
-        os.remove(pictures[0].shard)
+        os.remove(pictures[0].holder)
     else:
-        with open(pictures[0].shard, "r+b") as file:
+        with open(pictures[0].holder, "r+b") as file:
             file.seek(pictures[9].offset + 300)
             file.write(b"damage")
     error = FileNotFoundError if fault == "removed" else ValueError

@@ -21,14 +21,8 @@ from hypothesis import strategies as st
 from robostig import packed_log
 from robostig.backend import mx
 from robostig.driving_log import LOG_NAME, DrivingLog, pack_driving_log, read_driving_log, read_picture
-from robostig.packed_log import (
-    INDEX_NAME,
-    PackedPicture,
-    measure_picture,
-    read_in_order,
-    read_picture_bytes,
-    unpack_stream,
-)
+from robostig.packed_log import INDEX_NAME, PackedPicture, unpack_stream
+from robostig.picture import measure_picture, read_in_order, read_picture_bytes
 from robostig.split import split_by_time
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -245,7 +239,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(recording, tmp_path):
 def test_what_a_killed_process_packed_is_removed_by_the_next_and_a_living_ones_is_not(recording, tmp_path):
     script = (
         "import sys; from robostig import driving_log;"
-        "driving_log.write_packed = lambda *_, **__: print('packing', flush=True) or sys.stdin.read();"
+        "driving_log.packed.write_packed = lambda *_, **__: print('packing', flush=True) or sys.stdin.read();"
         "driving_log.pack_driving_log(driving_log.read_driving_log(sys.argv[1]), sys.argv[2])"
     )
     words = [sys.executable, "-c", script, str(recording), str(tmp_path / "packed")]
@@ -352,7 +346,7 @@ def test_a_shard_is_not_read_by_itself(packed):
 @pytest.mark.parametrize("place", ["the record's head", "the picture"])
 def test_a_damaged_picture_is_named_when_it_is_read(packed, place):
     picture = read_driving_log(packed).pictures["center"][20]
-    overwrite(Path(picture.shard), picture.offset + (0 if place == "the record's head" else 200), b"\0damage\0")
+    overwrite(Path(picture.holder), picture.offset + (0 if place == "the record's head" else 200), b"\0damage\0")
     for reading in (lambda: read_picture(picture), lambda: list(read_in_order([picture]))):
         with pytest.raises(ValueError, match=r"center_.*jpg: the shard is damaged here; copy it again, or pack"):
             reading()
