@@ -5,10 +5,11 @@
 ``model-0000.params``  its parameters
 ``model-shapes.json``  the input's name and shape, as MXNet's model server wants it
 ``robostig.json``      the facts: model, input, configuration, data, versions, scores, and the other files' digests
+``README.md``          the facts as people read them: the model's card
 ``code/``              in what SageMaker is to serve: this package and the script that its model server looks for
 =====================  ==========================================================================================
 
-The facts are written last and name the digests of the other three, so that a folder that was cut short, or whose files
+The facts are written last and name the digests of the first three, so that a folder that was cut short, or whose files
 belong to different models, is never taken for an artifact. Nothing is pickled.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -32,15 +34,32 @@ import numpy as np
 
 import robostig
 from robostig._files import make_folder, replace_file
-from robostig.backend import find_context, mx
-from robostig.folding import fold_constants, fold_scaling
+from robostig.backend import count_parameters, find_context, mx
+from robostig.card import MARK, make_card
+from robostig.folding import fold_constants, fold_scaling, pair_columns
+from robostig.fusion import fuse_activations
 from robostig.preprocessing import InputSpec
 
-__all__ = ["Artifact", "add_code", "list_files", "load_artifact", "pack", "read_facts", "save_artifact"]
+__all__ = [
+    "WEIGHTS",
+    "Artifact",
+    "add_code",
+    "add_facts",
+    "find_artifact",
+    "list_files",
+    "load_artifact",
+    "load_parameters",
+    "pack",
+    "read_facts",
+    "save_artifact",
+]
 
-FACTS = "robostig.json"
+logger = logging.getLogger(__name__)
+
+FACTS, CARD = "robostig.json", "README.md"
 SYMBOL, PARAMETERS, SHAPES = "model-symbol.json", "model-0000.params", "model-shapes.json"
 FORMAT = 1
+WEIGHTS = Path(robostig.__file__).resolve().parent / "weights"  # the artifacts that come with the package
 CODE = "code"  # where SageMaker's model server looks for the script, and all that it puts on the path
 
 # What the model server imports: the script that SageMaker's SDK names, and the name that is looked for without one.
@@ -77,6 +96,12 @@ class Artifact:
         """The registered name of the network."""
         return str(self.facts["model"])
 
+    def read_graph(self) -> Tuple[Any, Dict[str, Any]]:
+        """Return the network as it was saved, before anything is folded: its symbol, and its parameters by name."""
+        saved = mx.nd.load(str(self.folder / PARAMETERS))
+        parameters = {name.split(":", 1)[1]: value for name, value in saved.items()}  # "arg:" or "aux:" is before them
+        return mx.sym.load(str(self.folder / SYMBOL)), parameters
+
 
 def save_artifact(
     folder: Union[str, Path],
@@ -91,7 +116,7 @@ def save_artifact(
     Parameters
     ----------
     folder
-        Made if it is not there. Other files in it are left alone.
+        Made if it is not there. Other files in it are left alone, a ``README.md`` of somebody else's among them.
     net
         Initialised.
     spec
@@ -126,7 +151,7 @@ def save_artifact(
             "format": FORMAT,
             **facts,
             "input": spec.to_dict(),
-            "parameters": int(sum(np.prod(each.shape) for each in net.collect_params().values())),
+            "parameters": count_parameters(net),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": {
                 "robostig": robostig.__version__,
@@ -136,15 +161,55 @@ def save_artifact(
             },
             "files": files,
         }
-        (beside / FACTS).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        for name, content in _render(record).items():
+            (beside / name).write_bytes(content)
         (folder / FACTS).unlink(missing_ok=True)
         if with_code:
             add_code(folder)
-        for name in (SYMBOL, PARAMETERS, SHAPES, FACTS):
+        for name in (SYMBOL, PARAMETERS, SHAPES, *([CARD] if _may_replace_card(folder) else []), FACTS):
             os.replace(beside / name, folder / name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def add_facts(folder: Union[str, Path], more: Mapping[str, Any]) -> None:
+    """Add to what an artifact's facts and its card say.
+
+    Parameters
+    ----------
+    folder
+        Of an artifact.
+    more
+        Plain values; they take the place of facts of the same name.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`load_artifact`.
+    OSError
+        If the folder cannot be written to.
+    """
+    folder = find_artifact(folder)
+    for name, content in _render({**read_facts(folder), **more}).items():
+        if name != CARD or _may_replace_card(folder):
+            with replace_file(folder / name) as file:
+                file.write(content)
+
+
+def _render(facts: Mapping[str, Any]) -> Dict[str, bytes]:
+    """Return the files that say what is known of a model; the facts are the last to be written."""
+    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    return {CARD: make_card(facts).encode("utf-8", "replace"), FACTS: text.encode()}  # a folder's name may be no text
+
+
+def _may_replace_card(folder: Path) -> bool:
+    """Say whether there is no card yet, or one of ours; a file of somebody else's stays, and a warning says so."""
+    card = folder / CARD
+    if not card.exists() or (card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")):
+        return True
+    logger.warning("%s was not written by RoboStig, and is left alone: the model gets no card", card)
+    return False
 
 
 def add_code(folder: Union[str, Path]) -> Path:
@@ -168,7 +233,9 @@ def add_code(folder: Union[str, Path]) -> Path:
     try:
         package = Path(robostig.__file__).resolve().parent
         shutil.copytree(
-            package, beside / CODE / robostig.__name__, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+            package,
+            beside / CODE / robostig.__name__,
+            ignore=shutil.ignore_patterns("__pycache__", "*.pyc", WEIGHTS.name),  # it is to serve those beside it
         )
         for name in _SCRIPTS:
             (beside / CODE / name).write_text(_SCRIPT, encoding="utf-8")
@@ -204,7 +271,7 @@ def pack(folder: Union[str, Path], path: Union[str, Path]) -> Path:
     OSError
         If the file cannot be written.
     """
-    folder, path = Path(folder), Path(path)
+    folder, path = find_artifact(folder), Path(path)
     names = list_files(folder)
     with tempfile.TemporaryDirectory() as beside:
         code = add_code(beside)
@@ -226,13 +293,44 @@ def _make_anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
+def find_artifact(folder: Union[str, Path]) -> Path:
+    """Return the folder of an artifact; what is no folder may be the name of weights that come with the package.
+
+    Parameters
+    ----------
+    folder
+        A folder, or a name such as ``"nvidia"``. Where there is a folder of that name, it is meant.
+
+    Returns
+    -------
+    pathlib.Path
+        What is there: nothing is read, so it may hold no artifact.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    given, packaged = Path(folder), WEIGHTS / folder
+    if given.exists():
+        return given
+    if packaged.parent == WEIGHTS and packaged.is_dir():
+        logger.info("%s: the weights that come with RoboStig, since there is no folder of that name here", given)
+        return packaged
+    names = sorted(path.name for path in WEIGHTS.glob("*/") if path.is_dir())
+    raise FileNotFoundError(
+        f"no trained model in {given}: there is no such folder, nor do weights of that name come with RoboStig "
+        f"(there are: {', '.join(names) or 'none'}). Make one with `robostig train`"
+    )
+
+
 def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None) -> Artifact:
     """Load a trained network.
 
     Parameters
     ----------
     folder
-        What :func:`save_artifact` wrote.
+        What :func:`save_artifact` wrote, or the name of packaged weights, as in :func:`find_artifact`.
     context
         Where to compute; the CPU if None.
 
@@ -243,14 +341,15 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
     ValueError
         If it is damaged, or of a format that this version does not read.
     """
-    folder = Path(folder)
+    folder = find_artifact(folder)
     facts = read_facts(folder)
     _check_digests(folder, facts)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
-            net = _build(mx.sym.load(str(folder / SYMBOL)), mx.nd.load(str(folder / PARAMETERS)), context or mx.cpu())
-        spec = InputSpec.from_dict(facts["input"])
+            spec = InputSpec.from_dict(facts["input"])
+            symbol, parameters = mx.sym.load(str(folder / SYMBOL)), mx.nd.load(str(folder / PARAMETERS))
+            net = _build(symbol, parameters, spec, context or mx.cpu())
     except (mx.MXNetError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
@@ -258,10 +357,39 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
     return Artifact(folder, net, spec, facts)
 
 
-def _build(symbol: Any, saved: Mapping[str, Any], context: mx.Context) -> mx.gluon.SymbolBlock:
+def load_parameters(net: mx.gluon.HybridBlock, folder: Union[str, Path]) -> None:
+    """Put an artifact's parameters into a network of the same architecture, on the CPU.
+
+    Parameters
+    ----------
+    net
+        As the artifact's was built, with the same names; it need not be initialised.
+    folder
+        Of an artifact.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no artifact.
+    ValueError
+        If it is damaged, or of another architecture.
+    """
+    folder = find_artifact(folder)
+    _check_digests(folder, read_facts(folder))
+    try:
+        net.collect_params().load(str(folder / PARAMETERS), ctx=mx.cpu())
+    except (AssertionError, OSError, mx.MXNetError) as error:
+        reason = str(error).split(", ")[0]
+        raise ValueError(f"the parameters in {folder} do not fit the network {net.name}: {reason}") from error
+
+
+def _build(symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context) -> mx.gluon.SymbolBlock:
     """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them."""
     symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
     symbol, parameters = fold_scaling(symbol, parameters)
+    symbol, parameters = pair_columns(symbol, parameters, (1, 3, spec.height, spec.width))
+    if context.device_type == "cpu":
+        symbol = fuse_activations(symbol)
     net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
     net.collect_params().load_dict(parameters, ctx=context, cast_dtype=True, dtype_source="saved")
     return net
@@ -269,7 +397,7 @@ def _build(symbol: Any, saved: Mapping[str, Any], context: mx.Context) -> mx.glu
 
 def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
     """Return an artifact's facts without loading its network; raises as :func:`load_artifact`."""
-    folder = Path(folder)
+    folder = find_artifact(folder)
     path = folder / FACTS
     if not path.is_file():
         if folder.is_file():
@@ -298,10 +426,10 @@ def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
 
 def list_files(folder: Union[str, Path]) -> Tuple[str, ...]:
     """Return the names of the files that an artifact is made of; raises as :func:`load_artifact`."""
-    folder = Path(folder)
+    folder = find_artifact(folder)
     facts = read_facts(folder)
     _check_digests(folder, facts)
-    return (*facts["files"], FACTS)
+    return (*facts["files"], *([CARD] if (folder / CARD).is_file() else []), FACTS)
 
 
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:

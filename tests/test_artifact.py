@@ -16,14 +16,26 @@ import pytest
 
 import robostig
 from robostig import artifact, pilot, serving
-from robostig.artifact import add_code, load_artifact, pack, read_facts, save_artifact
+from robostig.artifact import (
+    WEIGHTS,
+    add_code,
+    add_facts,
+    find_artifact,
+    load_artifact,
+    load_parameters,
+    pack,
+    read_facts,
+    save_artifact,
+)
 from robostig.backend import mx
+from robostig.card import MARK, make_card
 from robostig.preprocessing import InputSpec
 
 nn = mx.gluon.nn
 
 SPEC = InputSpec(8, 16, crop_top=0.25, color_space="yuv")
-FILES = {"model-symbol.json", "model-0000.params", "model-shapes.json", "robostig.json"}
+DIGESTED = {"model-symbol.json", "model-0000.params", "model-shapes.json"}
+FILES = {*DIGESTED, "README.md", "robostig.json"}
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 16)).astype(np.float32)
 
 
@@ -62,7 +74,7 @@ def test_what_is_loaded_answers_as_what_was_saved(tmp_path, hybridize):
     assert (loaded.model, loaded.spec, loaded.folder) == ("tiny", SPEC, tmp_path)
 
 
-def test_the_folder_holds_four_files_and_the_shape_that_the_model_server_wants(saved):
+def test_the_folder_holds_five_files_and_the_shape_that_the_model_server_wants(saved):
     assert {path.name for path in saved.iterdir()} == FILES
     assert json.loads((saved / "model-shapes.json").read_text()) == [{"name": "data", "shape": [1, 3, 8, 16]}]
 
@@ -74,11 +86,11 @@ def test_the_facts_say_what_the_model_is_and_where_it_comes_from(saved):
     assert facts["parameters"] == 4 * 3 * 9 + 4 + 4 * 3 * 7 + 1
     assert facts["versions"]["robostig"] == robostig.__version__ and facts["versions"]["mxnet"] == mx.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", facts["created"])
-    digests = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in FILES - {"robostig.json"}}
+    digests = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in DIGESTED}
     assert facts["files"] == digests
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {"robostig.json"}))
+@pytest.mark.parametrize("name", sorted(DIGESTED))
 @pytest.mark.parametrize("fault", ["missing", "cut", "of another model"])
 def test_a_file_that_is_not_the_one_saved_is_refused(saved, tmp_path, name, fault):
     path = saved / name
@@ -164,7 +176,7 @@ def test_saving_that_fails_leaves_the_earlier_model_as_it_was(saved, fault):
     np.testing.assert_allclose(answer(load_artifact(saved).net), answer(make_net()), atol=1e-6)
 
 
-@pytest.mark.parametrize("replaced", [0, 1, 2, 3])
+@pytest.mark.parametrize("replaced", [0, 1, 2, 3, 4])
 def test_a_save_that_is_cut_short_while_files_are_put_in_place_leaves_no_mixture(saved, monkeypatch, replaced):
     calls = iter([os.replace] * replaced)
 
@@ -177,6 +189,86 @@ def test_a_save_that_is_cut_short_while_files_are_put_in_place_leaves_no_mixture
             save_artifact(saved, make_net(1), SPEC, {"model": "second"})
     with pytest.raises(FileNotFoundError, match="no trained model"):
         load_artifact(saved)
+
+
+def test_a_saved_model_has_a_card_of_its_facts_and_what_is_added_later_is_in_both(saved):
+    card = saved / "README.md"
+    assert card.read_text() == make_card(read_facts(saved)) and "| rmse | 0.1 |" in card.read_text()
+    answers = answer(load_artifact(saved).net)
+    add_facts(saved, {"scores": {"rmse": 0.07}, "notes": "driven at night"})
+    assert card.read_text() == make_card(read_facts(saved))
+    assert "| rmse | 0.07 |" in card.read_text() and "| notes | driven at night |" in card.read_text()
+    assert (read_facts(saved)["notes"], {path.name for path in saved.iterdir()}) == ("driven at night", FILES)
+    np.testing.assert_array_equal(answer(load_artifact(saved).net), answers)
+
+
+def test_facts_that_cannot_be_added_leave_those_that_there_are(saved):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        add_facts(saved, {"scores": {"rmse": float("nan")}})
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        add_facts(saved.parent, {"notes": "x"})
+
+
+@pytest.mark.parametrize("text", ["# My project\n", "", "\udcff"])
+def test_a_readme_of_somebody_else_is_left_alone_and_a_warning_says_so(tmp_path, caplog, text):
+    readme = tmp_path / "README.md"
+    readme.write_bytes(text.encode("utf-8", "surrogateescape"))
+    save_artifact(tmp_path, make_net(), SPEC, {"model": "tiny"})
+    add_facts(tmp_path, {"notes": "x"})
+    assert readme.read_bytes() == text.encode("utf-8", "surrogateescape")
+    assert caplog.text.count("README.md was not written by RoboStig, and is left alone") == 2
+    assert load_artifact(tmp_path).facts["notes"] == "x"
+
+
+def test_a_card_can_be_made_one_s_own(saved):
+    card = saved / "README.md"
+    card.write_text(card.read_text().replace(MARK, "") + "It was raining.\n")
+    save_artifact(saved, make_net(1), SPEC, {"model": "second"})
+    assert card.read_text().endswith("It was raining.\n") and load_artifact(saved).model == "second"
+    card.unlink()
+    add_facts(saved, {})
+    assert MARK in card.read_text()
+    card.unlink()
+    assert load_artifact(saved).model == "second"  # without it, it is no less an artifact
+
+
+def test_a_name_of_packaged_weights_is_an_artifact_unless_there_is_such_a_folder(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_artifact("nvidia") == WEIGHTS / "nvidia" == load_artifact("nvidia").folder
+    assert read_facts("nvidia")["model"] == "nvidia"
+    shutil.copytree(saved, tmp_path / "nvidia")
+    assert find_artifact("nvidia") == Path("nvidia") and load_artifact("nvidia").model == "tiny"
+    assert find_artifact(saved) == saved
+    shutil.rmtree(tmp_path / "nvidia")
+    pack("nvidia", tmp_path / "model.tar.gz")
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        assert not [name for name in archive.getnames() if "weights" in name] and "README.md" in archive.getnames()
+
+
+@pytest.mark.parametrize("name", ["nvidla", "out/nvidia", "../nvidia", "README.md", "/nowhere/nvidia"])
+def test_what_is_neither_a_folder_nor_packaged_weights_is_refused_with_both_possibilities(name, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(FileNotFoundError) as caught:
+        find_artifact(name)
+    assert f"no trained model in {name}: there is no such folder, nor do weights of that name come" in str(caught.value)
+    assert "(there are: nvidia)" in str(caught.value)
+
+
+def test_parameters_are_put_into_a_network_that_was_built_anew(saved):
+    net = make_net(initialize=False)
+    load_parameters(net, saved)
+    np.testing.assert_allclose(answer(net), answer(make_net()), atol=1e-6)
+
+
+def test_parameters_of_another_network_or_damaged_ones_are_refused(saved):
+    with pytest.raises(ValueError, match=r"the parameters in .*tiny do not fit the network other: Parameter"):
+        load_parameters(nn_of_another_shape(), saved)
+    (saved / "model-0000.params").write_bytes(b"other")
+    with pytest.raises(ValueError, match="is damaged: model-0000"):
+        load_parameters(make_net(initialize=False), saved)
 
 
 class Bomb:
@@ -222,7 +314,9 @@ def test_code_beside_a_model_is_the_whole_package_and_the_scripts_that_the_serve
     (saved / "code" / "stale.py").write_text("")
     assert add_code(saved) == saved / "code"
     package = Path(robostig.__file__).parent
-    expected = {f"robostig/{name}" for name in list_files(package) if "__pycache__" not in name}
+    packaged = {name for name in list_files(package) if "__pycache__" not in name and not name.startswith("weights/")}
+    assert packaged < list_files(package)  # a served model has weights of its own
+    expected = {f"robostig/{name}" for name in packaged}
     assert list_files(saved / "code") == {"entry_point.py", "inference.py", *expected}
     assert {path.name for path in saved.iterdir()} == {*FILES, "code"}  # and nothing unfinished
     for script in ("entry_point", "inference"):
