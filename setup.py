@@ -22,7 +22,9 @@ def read_readme():
 
 SAGEMAKER = ["sagemaker>=2.150,<3"]  # version 3 has no MXNet estimator
 TUNE = ["optuna>=4", "scikit-learn"]  # the latter for the importances of settings
-TEST = ["boto3", "hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3"]
+ONNX = ["onnx>=1.15", "onnxruntime>=1.10"]
+HDF5 = ["h5py>=3"]  # comma.ai's research data
+TEST = ["boto3", "hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3", *HDF5, *ONNX]
 
 EXTRAS = {
     # mxnet is no requirement of the package itself: the SageMaker images bring Amazon's own build of it.
@@ -46,6 +48,8 @@ EXTRAS = {
     ],
     "sagemaker": SAGEMAKER,
     "tune": TUNE,
+    "onnx": ONNX,  # to export
+    "hdf5": HDF5,
     "test": TEST,
     "bench": ["torch==2.13.0"],  # a peer to measure against
     "dev": ["moto[iam,s3,sagemaker,server,sts]>=5", "mypy", "ruff>=0.9", *SAGEMAKER, *TUNE, *TEST],
@@ -60,7 +64,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["robostig", "robostig.*"]),
-    package_data={"robostig": ["py.typed", "*.html.j2", "**/*.html.j2", "driving/*.html", "container/*.txt"]},
+    package_data={
+        "robostig": ["py.typed", "*.html.j2", "**/*.html.j2", "driving/*.html", "container/*.txt", "weights/**/*"]
+    },
     zip_safe=False,
     # No lower bounds beyond the SageMaker images' versions: Python 3.8, numpy 1.19, gluoncv 0.8.
     install_requires=[

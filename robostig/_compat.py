@@ -1,7 +1,8 @@
 """What MXNet 1.9 needs from the process before it is imported; standard library and numpy only.
 
 MXNet's last release is older than the numpy, the CUDA wheels and the containers that it meets today. Each
-function here closes one gap; :func:`prepare_for_mxnet` runs them all when ``robostig`` is imported.
+function here closes one gap; :func:`prepare_for_mxnet` runs them all when ``robostig`` is imported, but for
+:func:`restore_onnx_mapping`, which only an export needs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Iterable, MutableMapping, Sequence
 
 import numpy as np
@@ -23,6 +25,7 @@ __all__ = [
     "load_cuda_libraries",
     "prepare_for_mxnet",
     "restore_numpy_aliases",
+    "restore_onnx_mapping",
     "set_openmp_threads",
 ]
 
@@ -68,6 +71,23 @@ def restore_numpy_aliases(numpy: Any = np) -> None:
     # vars(), because hasattr() asks numpy's module-level __getattr__, which warns about the name.
     if (major, minor) >= (1, 24) and "bool" not in vars(numpy):
         numpy.bool = bool
+
+
+def restore_onnx_mapping(onnx: Any) -> None:
+    """Restore ``onnx.mapping`` where a newer onnx has taken it away: MXNet's exporter looks types up in it.
+
+    Parameters
+    ----------
+    onnx
+        The module to complete.
+    """
+    if hasattr(onnx, "mapping"):
+        return
+    names = ("bool", "float16", "float32", "float64", "int8", "int32", "int64", "uint8")  # the types that MXNet has
+    types = {np.dtype(name): onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in names}
+    onnx.mapping = ModuleType("onnx.mapping")
+    onnx.mapping.NP_TYPE_TO_TENSOR_TYPE = types
+    onnx.mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in types.items()}
 
 
 def set_openmp_threads(environ: MutableMapping[str, str] | None = None) -> None:

@@ -40,6 +40,24 @@ def test_restoring_emits_no_warning():
         _compat.restore_numpy_aliases()
 
 
+def test_the_types_that_onnx_no_longer_maps_are_mapped():
+    import onnx
+
+    newer = types.SimpleNamespace(helper=onnx.helper)
+    _compat.restore_onnx_mapping(newer)
+    numbers = newer.mapping.NP_TYPE_TO_TENSOR_TYPE
+    assert (
+        numbers[np.dtype("float32")] == onnx.TensorProto.FLOAT and numbers[np.dtype("int64")] == onnx.TensorProto.INT64
+    )
+    assert all(newer.mapping.TENSOR_TYPE_TO_NP_TYPE[number] == dtype for dtype, number in numbers.items())
+
+
+def test_an_onnx_that_maps_types_itself_keeps_its_own():
+    older = types.SimpleNamespace(mapping="its own")
+    _compat.restore_onnx_mapping(older)
+    assert older.mapping == "its own"
+
+
 def write_cgroup(folder: Path, version: int, quota: str, period: str) -> Path:
     if version == 2:
         (folder / "cpu.max").write_text(f"{quota} {period}\n")

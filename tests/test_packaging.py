@@ -34,8 +34,18 @@ def test_mxnet_comes_with_an_extra_only(metadata):
 
 
 def test_the_extras(metadata):
-    assert set(metadata["extras_require"]) == {"cpu", "gpu", "sagemaker", "tune", "test", "bench", "dev"}
-    for part in ("sagemaker", "tune", "test"):
+    assert set(metadata["extras_require"]) == {
+        "cpu",
+        "gpu",
+        "sagemaker",
+        "tune",
+        "hdf5",
+        "onnx",
+        "test",
+        "bench",
+        "dev",
+    }
+    for part in ("sagemaker", "tune", "onnx", "test"):
         assert set(metadata["extras_require"][part]) <= set(metadata["extras_require"]["dev"])
 
 
@@ -53,10 +63,12 @@ def test_every_folder_with_code_is_packaged(metadata):
     assert set(metadata["packages"]) == {".".join(folder.parts) for folder in folders}
 
 
-def test_the_type_marker_and_the_templates_are_packaged(metadata):
+def test_the_type_marker_the_templates_and_the_weights_are_packaged(metadata):
     patterns = metadata["package_data"]["robostig"]
     package = ROOT / "robostig"
     packaged = {path for pattern in patterns for path in package.glob(pattern)}
+    assert package / "weights" / "nvidia" / "model-0000.params" in packaged
+    assert set((package / "weights").rglob("*")) <= packaged
     assert package / "py.typed" in packaged
     assert {path for path in package.rglob("*") if path.name.endswith(".html.j2")} <= packaged
 
