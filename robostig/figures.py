@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from robostig.tuning import Trial
 
 __all__ = [
+    "add_legend",
     "choose_colors",
+    "describe_steering",
     "draw_errors",
+    "draw_explanations",
     "draw_labels",
     "draw_lateral_errors",
     "draw_loss_curves",
@@ -47,6 +50,7 @@ __all__ = [
     "draw_tuning",
     "encode_figure",
     "save_figure",
+    "style_axes",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -70,6 +74,12 @@ Drives = Mapping[str, "Sequence[Drive]"]
 def choose_colors(names: Iterable[str]) -> Dict[str, str]:
     """Return one colour (``#rrggbb``) a name, in the order given; the same in every picture of the same models."""
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
+
+
+def describe_steering(steering: float) -> str:
+    """Return a steering, -1..1, in words: ``"3.2° left"``."""
+    angle = round(abs(steering) * DEGREES, 1)
+    return f"{angle:.1f}°" + ("" if not angle else " right" if steering > 0 else " left")
 
 
 def draw_loss_curves(histories: Histories, *, baseline: Optional[float] = None) -> Figure:
@@ -109,7 +119,7 @@ def draw_loss_curves(histories: Histories, *, baseline: Optional[float] = None) 
     axes.set_xlabel("epoch")
     axes.set_ylabel("RMSE (1 is full lock)")
     _add_degrees(axes)
-    _add_legend(axes, handles, columns=3)
+    add_legend(axes, handles, columns=3)
     return figure
 
 
@@ -150,7 +160,7 @@ def draw_steering(
     duration = max(float(time_s[stretch[-1]] - time_s[stretch[0]]) for stretch in shown) or 1.0
     gone = np.zeros(len(time_s), bool) if breaks is None else np.asarray(breaks, bool)
     for axes in grid.flat:
-        _style(axes)
+        style_axes(axes)
     for axes, stretch in zip(grid.flat, shown):
         pieces = np.split(stretch, 1 + np.flatnonzero(gone[stretch[1:]]))
         for name, values, color, width, alpha in lines:
@@ -168,7 +178,7 @@ def draw_steering(
         axes.set_visible(False)
     left_out = f"; {len(shown)} of {len(stretches)} stretches" if len(shown) < len(stretches) else ""
     _set_outer_labels(figure, f"minutes of driving{left_out}", "steering in degrees, right is up")
-    _add_legend(grid[0, 0])
+    add_legend(grid[0, 0])
     return figure
 
 
@@ -193,12 +203,12 @@ def draw_labels(before: np.ndarray, after: np.ndarray) -> Figure:
         share = counts / max(1, counts.sum())
         filled = labels is before
         axes.stairs(share, edges, color=color, fill=filled, alpha=0.6 if filled else 1.0, lw=1.7, label=name)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0.0)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("steering in degrees, right is positive")
     axes.set_ylabel("share of frames, per degree")
-    _add_legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -232,11 +242,11 @@ def draw_errors(predicted: Mapping[str, np.ndarray], human: np.ndarray, *, mean:
     limit = max(5.0, float(np.abs(human).max()) * DEGREES)
     answers.plot([-limit, limit], [-limit, limit], color=INK, alpha=0.4, lw=2.2, zorder=1, label="as the driver")
     for axes in (sizes, answers):
-        _style(axes)
-        _add_legend(axes)
+        style_axes(axes)
+        add_legend(axes)
     sizes.set_xlim(0.0, max(1.0, *(float(np.percentile(np.abs(v - human), 99)) * DEGREES for v, _ in lines.values())))
     sizes.set_ylim(0.0, 1.02)
-    sizes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    sizes.yaxis.set_major_formatter(PercentFormatter(1.0))
     sizes.set_xlabel("error in degrees")
     sizes.set_ylabel("share of frames with at most this error")
     answers.set_xlabel("the driver's steering in degrees")
@@ -283,7 +293,7 @@ def draw_maps(drives: Drives, *, limit_m: float) -> Figure:
         axes.set_axis_off()
         axes.set_title(str(track), size=9, color=INK)
     _draw_scale(panels[0])
-    _add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle, drawn as {reach:g} m"))
+    add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle, drawn as {reach:g} m"))
     return figure
 
 
@@ -304,7 +314,7 @@ def draw_lateral_errors(drives: Drives, *, limit_m: float) -> Figure:
     farthest = max(float(np.abs(drive.lateral_error_m).max()) for drive in everything)
     longest = max(float(drive.along_m.max()) for drive in everything)
     for number, axes in enumerate(panels):
-        _style(axes)
+        style_axes(axes)
         axes.axhspan(-limit_m, limit_m, zorder=0.3, **BAND)
         axes.axhline(0.0, color=QUIET, lw=0.6, zorder=0.5)
         for name, color in colors.items():
@@ -315,7 +325,44 @@ def draw_lateral_errors(drives: Drives, *, limit_m: float) -> Figure:
         axes.yaxis.set_major_locator(MultipleLocator(limit_m))
         axes.set_title(str(first[number].track), loc="left", size=9, color=INK, pad=3)
     _set_outer_labels(figure, "metres along the lane", "metres from the lane's middle, right is up")
-    _add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle"))
+    add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle"))
+    return figure
+
+
+def draw_explanations(
+    looks: Mapping[str, Sequence[Tuple[np.ndarray, float]]],
+    scenes: Sequence[Tuple[float, str]],
+    *,
+    driver: str = "driver",
+) -> Figure:
+    """Draw where models look: a row a model, a column a frame, with what the model steers there below it.
+
+    Parameters
+    ----------
+    looks
+        Model to one picture a frame, (H, W, 3) uint8 RGB, and its steering, -1..1, as
+        :func:`robostig.evidence.highlight_scenes` returns them.
+    scenes
+        For each frame the driver's steering, -1..1, and where it is from.
+    driver
+        What to call who drove.
+    """
+    height, width = next(iter(looks.values()))[0][0].shape[:2]
+    panel = 2.6  # inches; as wide as a picture is
+    rows = (panel * height / width + 0.22) * len(looks)
+    figure = Figure(figsize=(panel * max(3, len(scenes)), rows + 0.7), layout="constrained")
+    grid = figure.subplots(len(looks), len(scenes), squeeze=False)
+    for row, (name, pictures) in zip(grid, looks.items()):
+        for axes, (picture, answer) in zip(row, pictures):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_xlabel(describe_steering(answer), size=10, color=INK, labelpad=4)
+        row[0].set_ylabel(name, size=12, color=INK, labelpad=8)
+    for axes, (steering, place) in zip(grid[0], scenes):
+        axes.set_title(f"{driver} {describe_steering(steering)}\n", size=11, color=INK, pad=-2)
+        axes.annotate(place, (0.5, 1.0), (0, 5), "axes fraction", "offset points", size=8.5, color=QUIET, ha="center")
+    figure.supxlabel("pink: the fifth of the pixels that count most; dark: cut away, never seen", size=9, color=QUIET)
     return figure
 
 
@@ -346,7 +393,7 @@ def draw_tuning(
     limits = _limit_rmse(rmse, max(trial.rmse for trial in trials if trial.rmse is not None))
     kinds = _sort_trials(trials, finished, space.get("model", ()))
 
-    _style(history)
+    style_axes(history)
     _draw_trials(history, kinds, {trial.number: float(trial.number) for trial in trials}, limits)
     lowest = np.minimum.accumulate(rmse)
     steps = [*(trial.number for trial in finished), trials[-1].number]
@@ -358,10 +405,10 @@ def draw_tuning(
     handles: List[Artist] = [Line2D([], [], label=name, **look) for name, (look, _) in kinds.items()]
     if any(trial.rmse is not None and trial.rmse > limits[1] for trial in trials):
         handles.append(Line2D([], [], label="off the scale", ls="", **OFF_SCALE))
-    _add_legend(history, [*handles, Line2D([], [], color=QUIET, lw=1.2, label="best so far")], columns=8)
+    add_legend(history, [*handles, Line2D([], [], color=QUIET, lw=1.2, label="best so far")], columns=8)
 
     for axes, name in zip(grid.flat, names):
-        _style(axes)
+        style_axes(axes)
         _draw_trials(axes, kinds, _place_trials(axes, trials, name, space[name]), limits)
         axes.set_title(name, loc="left", size=9, color=INK, pad=4)
         if name in importances:
@@ -566,11 +613,12 @@ def _make_panels(count: int, columns: int, height: float, *, sharey: bool = Fals
 def _make_figure(height: float) -> Tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Give axes the look that all figures share."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
@@ -581,8 +629,8 @@ def _style(axes: Axes) -> None:
         label.set(color=QUIET, size=9)
 
 
-def _add_legend(axes: Axes, handles: Optional[Sequence[Artist]] = None, columns: int = 5) -> None:
-    """Put the legend above the axes, where it covers nothing."""
+def add_legend(axes: Axes, handles: Optional[Sequence[Artist]] = None, columns: int = 5) -> None:
+    """Put the legend above the axes, where it covers nothing; of all that has a label if ``handles`` is None."""
     handles = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.legend(
         handles=handles,

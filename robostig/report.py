@@ -26,11 +26,23 @@ import numpy as np
 import robostig
 from robostig import camera, figures
 from robostig._files import make_folder, replace_file
+from robostig.artifact import load_artifact
 from robostig.backend import mx
 from robostig.closed_loop import Drive
 from robostig.comparison import CAVEAT, DRIVES, REPORT, Comparison
 from robostig.config import TrainingConfig
 from robostig.driving_log import read_picture
+from robostig.evidence import (
+    EDGE_PIXELS,
+    SALIENT,
+    Scene,
+    choose_moments,
+    drive_expert,
+    highlight_scenes,
+    measure,
+    read_scenes,
+)
+from robostig.explanation import SaliencyMasker
 from robostig.metrics import DEGREES, INTERVENTION_S, LIMIT_M, STRAIGHT, score_steering
 from robostig.picture import encode_jpeg
 from robostig.roads import RECIPE, TEST_ROADS, training_tracks
@@ -46,6 +58,8 @@ APART_S = 2.0  # seconds between two of them: by then the road looks different
 FRAME_WIDTH = 480  # pixels at most
 FRAME_QUALITY = 82  # of the JPEGs, in percent
 SKIPPED_ROWS = 50  # listed at most
+SCENES = 3  # to show where the models look: left, straight ahead, right
+SCENES_MEASURED = 48  # to say how right that is
 ROADS = 6  # drawn at most, in both directions
 UNFOLDED_DRIVES = 2  # at most; the table of more is behind a click
 PATH_M = 25.0  # as far as the path that a steering leads to is drawn
@@ -154,6 +168,7 @@ def _collect(comparison: Comparison) -> Dict[str, Any]:
         "labels": figures.encode_figure(figures.draw_labels(log.steering[split.train], labels)),
         "straight_before": float(np.mean(np.abs(log.steering[split.train]) <= STRAIGHT)),
         "straight_after": float(np.mean(np.abs(labels) <= STRAIGHT)),
+        "looks": _describe_looks(comparison, [row for row in rows if row.is_model]),
         "worst": {row.name: _find_worst_frames(comparison, row.name, clock, rows) for row in rows if row.is_model},
         **_describe_data(comparison),
         "config": _describe_config(comparison.config),
@@ -531,6 +546,99 @@ def _find_best(column: _Column, rows: Sequence[_Row]) -> Set[str]:
     return best if len(best) < len(known) else set()
 
 
+def _describe_looks(comparison: Comparison, rows: Sequence[_Row]) -> Dict[str, Any]:
+    """Return where the models look, as the template draws it, and how right that is."""
+    maskers, faults = {}, {}
+    for name, model in comparison.models.items():
+        try:
+            maskers[name] = SaliencyMasker.load(load_artifact(model.artifact))
+        except FileNotFoundError:
+            faults[name] = "it cannot be explained: its artifact is no longer where it was"
+        except ValueError as error:
+            faults[name] = str(error).replace(str(model.artifact), "it")
+    if not maskers:
+        return {"strips": {}, "faults": faults}
+    log, held_out = comparison.log, comparison.split.validation
+    loop = comparison.models[comparison.choice].closed_loop
+    # The edges of these roads are known; but a model that learned elsewhere need not look at them.
+    tracks = [drive.track for drive in loop.drives] if loop is not None and comparison.is_built_in else []
+    if tracks:
+        scenes = list(drive_expert(tracks, laps=comparison.laps, count=SCENES_MEASURED))
+    else:
+        scenes = list(read_scenes(log, held_out, count=SCENES_MEASURED))
+    measured = [
+        replace(row, values=measure(maskers[row.name], scenes, label=row.name).to_dict())
+        for row in rows
+        if row.name in maskers
+    ]
+    chosen = list(read_scenes(log, held_out[choose_moments(log.steering[held_out], SCENES)]))
+    return {
+        "strips": {name: _draw_looks(name, masker, chosen, rows) for name, masker in maskers.items()},
+        "table": _tabulate("How right it is", _look_columns(knows_edges=bool(tracks)), {"": measured}),
+        "measured": f"{len(scenes)} frames, evenly spaced, of "
+        + ("the expert’s drive on the roads above" if tracks else "the held-out stretches"),
+        "faults": faults,
+    }
+
+
+def _draw_looks(
+    name: str, masker: SaliencyMasker, scenes: Sequence[Scene], rows: Sequence[_Row]
+) -> List[Dict[str, Any]]:
+    """Return frames with what a model looks at, as the template draws them."""
+    color = next(row.color for row in rows if row.name == name)
+    frames = []
+    for scene, (overlay, steering) in zip(scenes, highlight_scenes(masker, scenes)):
+        picture, width, height = _encode_picture(overlay)
+        answers = [("driver", scene.steering, REFERENCE_COLOR), (name, steering, color)]
+        drawn = _draw_frame(picture, width, height, answers)
+        frames.append({**drawn, "place": scene.place})
+    return frames
+
+
+def _look_columns(*, knows_edges: bool) -> List[_Column]:
+    """Return the columns of what :func:`robostig.evidence.measure` finds."""
+    salient = f"the {SALIENT:.0%} of the pixels that count most"
+    edges = [
+        _Column(
+            "salient_at_edges",
+            "At the edges",
+            "salient pixels",
+            f"How many of {salient} are within {EDGE_PIXELS:g} pixels of the road’s edges and lines.",
+            "{:.1%}".format,
+        ),
+        _Column(
+            "chance_at_edges",
+            "At the edges",
+            "by chance",
+            "How much of all that the model sees is as near to them.",
+            "{:.1%}".format,
+        ),
+    ]
+    return (edges if knows_edges else []) + [
+        _Column(
+            "salient_change",
+            "Painted out",
+            "salient pixels",
+            f"By how much the steering changes, on average, where {salient} take the colour of those around them.",
+            _in_degrees,
+        ),
+        _Column(
+            "other_change",
+            "Painted out",
+            "others",
+            "The same for as many other pixels: the same shape, moved sideways by random distances.",
+            _in_degrees,
+        ),
+        _Column(
+            "salient_wins",
+            "Painted out",
+            "more than others",
+            "In how many of the frames the salient pixels change the steering more.",
+            "{:.0%}".format,
+        ),
+    ]
+
+
 def _find_worst_frames(
     comparison: Comparison, name: str, clock: np.ndarray, rows: Sequence[_Row]
 ) -> List[Dict[str, Any]]:
@@ -587,7 +695,7 @@ def _draw_frame(
                 "name": name,
                 "color": color,
                 "edge": REFERENCE_EDGE if color == REFERENCE_COLOR else "#ffffff",
-                "angle": _show_side(steering),
+                "angle": figures.describe_steering(steering),
                 "path": _trace_path(steering, width, height),
                 "width": max(2.0, thickest - 2.0 * order),  # the later ones lie on the earlier ones, and hide none
             }
@@ -677,11 +785,6 @@ def _is_known(value: Any) -> bool:
 
 def _in_degrees(steering: float) -> str:
     return f"{steering * DEGREES:.2f}°"
-
-
-def _show_side(steering: float) -> str:
-    angle = round(abs(steering) * DEGREES, 1)
-    return f"{angle:.1f}°" + ("" if not angle else " right" if steering > 0 else " left")
 
 
 def _show_aside(meters: float) -> str:

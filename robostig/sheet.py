@@ -144,7 +144,7 @@ def _draw_labels(axes: Axes, inspection: Inspection) -> None:
         axes.stairs(held_out / len(split.validation), edges, color=HELD_OUT, lw=1.5, label="held out")
     if labels.zero:
         axes.bar(0.0, labels.zero, 0.5, color=INK, alpha=0.55, label=f"exactly 0: {100.0 * labels.zero:.0f} %")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("steering in degrees, right is positive")
     axes.set_ylabel("share of rows, per degree")

@@ -1,4 +1,4 @@
-"""A drive as a video: what the driver saw and steered, what the expert would have, and where on the map the car was."""
+"""Drives as videos: what a driver saw and steered, and where it was; or where several models look, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Dict, Iterator, List, Optional, Tuple, Type, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from robostig.closed_loop import Moment
 from robostig.metrics import DEGREES, LIMIT_M
 from robostig.simulation import FRAME_S
 
-__all__ = ["CODECS", "VideoWriter"]
+__all__ = ["CODECS", "ExplanationVideo", "Video", "VideoWriter"]
 
 # By the file's suffix; OpenCV's builds bring no H.264. Browsers play .webm, most players the others.
 CODECS: Dict[str, str] = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG", ".mkv": "mp4v"}
@@ -25,19 +25,23 @@ CODECS: Dict[str, str] = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG", ".mkv
 SCALE = 2  # of the camera's picture
 PANEL = 120  # rows below the picture
 MAP = 110  # pixels
+STRIPE = 56  # rows below a picture of where a model looks
 WHITE, QUIET, RED = (255, 255, 255), (150, 160, 170), (235, 87, 87)
+BACKGROUND = (18, 22, 27)
 DRIVER, EXPERT = (86, 180, 233), (230, 159, 0)  # Okabe and Ito's sky blue and orange
 
+AnyVideo = TypeVar("AnyVideo", bound="Video")
 
-class VideoWriter:
-    """Writes a video, frame by frame; the file appears when it is complete.
+
+class Video:
+    """A video that is written picture by picture; the file appears when it is complete.
 
     Parameters
     ----------
     path
         The file; its suffix says how it is encoded: .mp4, .webm (for browsers), .avi or .mkv.
-    driver
-        What to call the driver.
+    size
+        Width and height of the pictures, even numbers. There are 15 pictures a second.
 
     Raises
     ------
@@ -47,8 +51,8 @@ class VideoWriter:
         If it cannot be written.
     """
 
-    def __init__(self, path: Union[str, Path], driver: str) -> None:
-        self.path, self._driver = Path(os.path.realpath(path)), driver
+    def __init__(self, path: Union[str, Path], size: Tuple[int, int]) -> None:
+        self.path, self.size = Path(os.path.realpath(path)), size
         codec = CODECS.get(self.path.suffix.lower())
         if codec is None:
             raise ValueError(f"{path} is to be a video: name it with one of {', '.join(CODECS)}")
@@ -57,10 +61,9 @@ class VideoWriter:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {Path(path).parent} to write {self.path.name} to")
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix.lower()}")
-        self._size = (320 * SCALE, 160 * SCALE + PANEL)
         self._frames = 0
         with _without_stderr():  # FFmpeg grumbles about VP8 in .webm, where it belongs
-            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*codec), 1 / FRAME_S, self._size)
+            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*codec), 1 / FRAME_S, size)
         if not self._writer.isOpened():
             self._partial.unlink(missing_ok=True)
             others = ", ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
@@ -68,10 +71,8 @@ class VideoWriter:
                 f"{path} cannot be encoded: this build of OpenCV has no {codec}, or the folder cannot be written to; "
                 f"try another suffix ({others})"
             )
-        self._map: Optional[Tuple[str, np.ndarray]] = None
-        self._place: Tuple[np.ndarray, float] = (np.zeros(2), 1.0)
 
-    def __enter__(self) -> VideoWriter:
+    def __enter__(self: AnyVideo) -> AnyVideo:
         return self
 
     def __exit__(
@@ -94,16 +95,38 @@ class VideoWriter:
         if found < self._frames:
             raise OSError(f"{self.path} cannot be written: {found} of {self._frames} frames arrived; is the disk full?")
 
+    def add(self, picture: np.ndarray) -> None:
+        """Add a (height, width, 3) uint8 RGB picture."""
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+
+class VideoWriter(Video):
+    """Films a drive on the built-in track.
+
+    Parameters
+    ----------
+    path
+        The file, as for :class:`Video`, which says what is raised.
+    driver
+        What to call the driver.
+    """
+
+    def __init__(self, path: Union[str, Path], driver: str) -> None:
+        super().__init__(path, (320 * SCALE, 160 * SCALE + PANEL))
+        self._driver = driver
+        self._map: Optional[Tuple[str, np.ndarray]] = None
+        self._place: Tuple[np.ndarray, float] = (np.zeros(2), 1.0)
+
     def write(self, moment: Moment) -> None:
         """Add a frame; as :func:`~robostig.closed_loop.evaluate_closed_loop` calls those who ``watch``."""
-        picture = np.full((self._size[1], self._size[0], 3), (18, 22, 27), np.uint8)
-        width, height = self._size[0], 160 * SCALE
+        picture = np.full((self.size[1], self.size[0], 3), BACKGROUND, np.uint8)
+        width, height = self.size[0], 160 * SCALE
         picture[:height] = cv2.resize(moment.frame, (width, height), interpolation=cv2.INTER_CUBIC)
         self._draw_steering(picture[height:], moment)
         self._draw_numbers(picture[height:], moment)
         self._draw_map(picture[height:, width - MAP - 8 :], moment)
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        self._frames += 1
+        self.add(picture)
 
     def _draw_steering(self, panel: np.ndarray, moment: Moment) -> None:
         """Draw both steerings as bars from the middle, a third of full lock to each side."""
@@ -112,11 +135,8 @@ class VideoWriter:
             (34, self._driver, DRIVER, moment.steering),
             (78, "expert", EXPERT, moment.expert),
         ):
-            end = middle + round(reach * max(-1.0, min(1.0, value * 3.0)))
-            cv2.rectangle(panel, (min(middle, end), row), (max(middle, end), row + 14), color, -1)
-            _write(
-                panel, f"{name[:14]}  {abs(value) * DEGREES:.1f} deg {_side(value)}", (middle - reach, row - 7), color
-            )
+            _draw_bar(panel, value, (middle, row), reach, color)
+            _write(panel, _describe_steering(name[:14], value), (middle - reach, row - 7), color)
         cv2.line(panel, (middle, 28), (middle, 98), QUIET, 1)
 
     def _draw_numbers(self, panel: np.ndarray, moment: Moment) -> None:
@@ -152,6 +172,52 @@ class VideoWriter:
         return np.round((points - middle) * (scale, -scale) + (MAP / 2.0, PANEL / 2.0)).astype(np.int32)
 
 
+class ExplanationVideo(Video):
+    """Films where several models look at the same frames, side by side, and what they would steer.
+
+    Parameters
+    ----------
+    path
+        The file, as for :class:`Video`, which says what is raised.
+    names
+        Of the models.
+    frame_size
+        Height and width of the camera's frames.
+    driver
+        What to call who drove.
+    """
+
+    def __init__(self, path: Union[str, Path], names: Sequence[str], frame_size: Tuple[int, int], driver: str) -> None:
+        self._columns, self._driver = min(2, len(names)), driver
+        width = 320 * SCALE if self._columns == 1 else 480
+        self._tile = width, 2 * round(width * frame_size[0] / frame_size[1] / 2)
+        rows = -(-len(names) // self._columns)
+        super().__init__(path, (width * self._columns, (self._tile[1] + STRIPE) * rows))
+
+    def write(self, overlays: Mapping[str, Tuple[np.ndarray, float]], steering: float) -> None:
+        """Add a frame.
+
+        Parameters
+        ----------
+        overlays
+            For each model the frame as :func:`robostig.evidence.highlight_scenes` draws it, and its steering, -1..1.
+        steering
+            The driver's.
+        """
+        picture = np.full((self.size[1], self.size[0], 3), BACKGROUND, np.uint8)
+        width, height = self._tile
+        for number, (name, (overlay, answer)) in enumerate(overlays.items()):
+            row, column = divmod(number, self._columns)
+            tile = picture[row * (height + STRIPE) :, column * width : (column + 1) * width]
+            tile[:height] = cv2.resize(overlay, (width, height), interpolation=cv2.INTER_CUBIC)
+            stripe, middle = tile[height : height + STRIPE], width * 3 // 4
+            for line, (who, value, color) in enumerate(((name, answer, DRIVER), (self._driver, steering, EXPERT))):
+                _write(stripe, _describe_steering(who[:40], value), (12, 20 + 22 * line), color)
+                _draw_bar(stripe, value, (middle, 10 + 22 * line), width // 5, color, thickness=10)
+            cv2.line(stripe, (middle, 6), (middle, STRIPE - 6), QUIET, 1)
+        self.add(picture)
+
+
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
     """Keep what a C library prints off the terminal."""
@@ -164,6 +230,25 @@ def _without_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _draw_bar(
+    panel: np.ndarray,
+    value: float,
+    place: Tuple[int, int],
+    reach: int,
+    color: Tuple[int, int, int],
+    *,
+    thickness: int = 14,
+) -> None:
+    """Draw a steering as a bar from the middle; a third of full lock is as far as it reaches."""
+    middle, row = place
+    end = middle + round(reach * max(-1.0, min(1.0, value * 3.0)))
+    cv2.rectangle(panel, (min(middle, end), row), (max(middle, end), row + thickness), color, -1)
+
+
+def _describe_steering(name: str, value: float) -> str:
+    return f"{name}  {abs(value) * DEGREES:.1f} deg {_side(value)}"
 
 
 def _side(value: float) -> str:

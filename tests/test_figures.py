@@ -16,7 +16,9 @@ from robostig.figures import (
     MAGNIFICATION,
     PALETTE,
     choose_colors,
+    describe_steering,
     draw_errors,
+    draw_explanations,
     draw_labels,
     draw_lateral_errors,
     draw_loss_curves,
@@ -315,3 +317,28 @@ def test_one_trial_or_many_make_a_picture(count, tmp_path):
     assert ("comma" in list_texts(figure.axes[0])) == (count > 1)
     save_figure(figure, tmp_path / "tuning.png")
     assert cv2.imread(str(tmp_path / "tuning.png")).shape[1] == 1440
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_what_models_look_at_is_a_row_a_model_and_a_column_a_frame(count, tmp_path):
+    pictures = [np.full((160, 320, 3), 40 * number, np.uint8) for number in range(count)]
+    looks = {
+        "nvidia": [(picture, -0.1) for picture in pictures],
+        "comma": [(255 - picture, 0.2) for picture in pictures],
+    }
+    figure = draw_explanations(looks, [(0.02 * number, f"row {number}") for number in range(count)], driver="expert")
+    assert len(figure.axes) == 2 * count
+    first, second = figure.axes[0], figure.axes[count]
+    assert (first.get_ylabel(), second.get_ylabel()) == ("nvidia", "comma")
+    assert (first.get_xlabel(), second.get_xlabel()) == ("2.5° left", "5.0° right")
+    assert first.get_title() == "expert 0.0°\n" and [text.get_text() for text in first.texts] == ["row 0"]
+    assert (second.images[0].get_array() == 255 - pictures[0]).all()
+    save_figure(figure, tmp_path / "looks.png")
+    assert cv2.imread(str(tmp_path / "looks.png")).shape[1] == round(2.6 * max(3, count) * 150)
+
+
+@pytest.mark.parametrize(
+    ("steering", "words"), [(0.0, "0.0°"), (-0.0019, "0.0°"), (-0.13, "3.2° left"), (1, "25.0° right")]
+)
+def test_a_steering_is_said_in_degrees_and_a_side(steering, words):
+    assert describe_steering(steering) == words

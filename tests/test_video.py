@@ -8,7 +8,7 @@ import pytest
 
 from robostig.closed_loop import Constant, evaluate_closed_loop
 from robostig.simulation import load_track
-from robostig.video import CODECS, VideoWriter
+from robostig.video import CODECS, ExplanationVideo, VideoWriter
 
 TRACK = load_track("lake")
 
@@ -91,3 +91,27 @@ def test_a_folder_is_no_video_and_a_link_leads_to_one(tmp_path):
     with VideoWriter(tmp_path / "link.avi", "driver") as video:
         evaluate_closed_loop(Constant(0.0), [TRACK], laps=0.005, watch=video.write)
     assert (tmp_path / "link.avi").is_symlink() and (tmp_path / "real.avi").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "frame_size", "size"),
+    [(1, (160, 320), (640, 376)), (2, (120, 160), (960, 416)), (3, (160, 320), (960, 592))],
+)
+def test_models_are_shown_side_by_side_with_what_they_steer(tmp_path, count, frame_size, size):
+    path, names = tmp_path / "looks.avi", [f"model {number}" for number in range(count)]
+    with ExplanationVideo(path, names, frame_size, "driver") as video:
+        for answer in (-0.3, 0.3):
+            overlay = np.full((*frame_size, 3), (250, 40, 140), np.uint8)
+            video.write(dict.fromkeys(names, (overlay, answer)), 0.0)
+    frames = [frame.astype(int) for frame in read_video(path)]
+    assert len(frames) == 2 and frames[0].shape == (size[1], size[0], 3)
+    width = size[0] // min(2, count)
+    blue, green, red = frames[0][20, width // 2]
+    assert red > 200 > blue > green + 40
+    # The bars of what it steers: to the left of the middle, and to the right.
+    stripe = slice(-44, -38) if count < 3 else slice(-(size[1] // 2) - 44, -(size[1] // 2) - 38)
+    for frame, is_left in zip(frames, (True, False)):
+        row, middle = frame[stripe, :width], width * 3 // 4
+        is_bar = (row[..., 0] - row[..., 2]) > 80
+        left, right = is_bar[:, middle - 60 : middle - 5].mean(), is_bar[:, middle + 5 : middle + 60].mean()
+        assert (left > 0.9 and right < 0.1) == is_left and (right > 0.9 and left < 0.1) != is_left

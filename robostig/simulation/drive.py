@@ -60,11 +60,18 @@ class Simulation:
 
     def look(self, mount: str = "center") -> np.ndarray:
         """Return what a camera (``"center"``, ``"left"``, ``"right"``) sees: (160, 320, 3) uint8, RGB."""
+        return self._find_renderer(mount).draw(self.car.x, self.car.y, self.car.heading, mount)
+
+    def find_edges(self, mount: str = "center") -> np.ndarray:
+        """Return where a camera sees the road's edges and lines: (160, 320) bool."""
+        return self._find_renderer(mount).find_edges(self.car.x, self.car.y, self.car.heading, mount)
+
+    def _find_renderer(self, mount: str) -> Renderer:
         if mount not in ASIDE_M:
             raise ValueError(f"there is no camera {mount!r}; there are {', '.join(ASIDE_M)}")
         if self._renderer is None:  # who never looks needs no world
             self._renderer = find_renderer(self.track.road.look, self.track.road.seed)
-        return self._renderer.draw(self.car.x, self.car.y, self.car.heading, mount)
+        return self._renderer
 
     def step(self, steering: float, throttle: Optional[float] = None, dt: float = FRAME_S) -> None:
         """Drive on for ``dt`` seconds; ``steering`` and ``throttle`` as in :meth:`Car.step`."""

@@ -84,13 +84,46 @@ class Renderer:
         np.copyto(frame[-len(picture) :], picture, where=where)
         return frame
 
+    def find_edges(self, x: float, y: float, heading: float, mount: str = "center") -> np.ndarray:
+        """Return where a picture shows what a driver keeps to: the road's edges, and the lines painted along it.
+
+        Parameters
+        ----------
+        x, y, heading, mount
+            As for :meth:`draw`.
+
+        Returns
+        -------
+        numpy.ndarray
+            (160, 320) bool: pixels next to such a line, which is a pixel or two wide, however near or wide what it
+            stands for is. What stands beside the road may hide some of it; what the car hides is left out.
+        """
+        aside = self._locate_ground(x, y, heading, mount)[2][..., 0]
+        shape = self.road.shape
+        lines = [0.0] if shape.lane_m else []  # the centre line between two lanes
+        for side in (-1.0, 1.0):
+            lines += [side * shape.half_width_m]
+            lines += [side * (shape.half_width_m - painted.EDGE_LINE_M)] if self.road.look != "dirt" else []
+        is_beyond = aside[..., None] > np.array(lines, np.float32)
+        near = np.abs(aside) < shape.half_width_m + 3.0  # half-way to another stretch, left and right change places
+        edges = np.zeros((camera.HEIGHT, camera.WIDTH), bool)
+        ground = edges[self._first :]
+        ground[:, 1:] |= (is_beyond[:, 1:] != is_beyond[:, :-1]).any(axis=2) & near[:, 1:] & near[:, :-1]
+        ground[1:] |= (is_beyond[1:] != is_beyond[:-1]).any(axis=2) & near[1:] & near[:-1]
+        where, _ = self._bonnets[mount]
+        edges[-len(where) :] &= ~where[..., 0]
+        return edges
+
     def _draw_sky(self, heading: float) -> np.ndarray:
         columns = (self._sky_angles - heading) * (painted.SKY_COLUMNS / (2.0 * math.pi))
         columns = np.floor(columns).astype(np.intp) % painted.SKY_COLUMNS
         top = painted.SKY_ROWS - 12 - (self._first - 1)  # the horizon is 12 rows above the panorama's end
         return self.scenery.sky[top : top + self._first].take(columns, axis=1)
 
-    def _draw_ground(self, x: float, y: float, heading: float, mount: str) -> np.ndarray:
+    def _locate_ground(
+        self, x: float, y: float, heading: float, mount: str
+    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where pixels below the horizon are: in the world, x and y, and beside the road, as its map says."""
         ahead, aside = self._ground[mount]
         cosine, sine = np.float32(math.cos(heading)), np.float32(math.sin(heading))
         world_x = ahead * cosine + aside * sine + np.float32(x)
@@ -103,6 +136,10 @@ class Renderer:
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
+        return world_x, world_y, place
+
+    def _draw_ground(self, x: float, y: float, heading: float, mount: str) -> np.ndarray:
+        world_x, world_y, place = self._locate_ground(x, y, heading, mount)
         columns = (place[..., 0] + np.float32(painted.SURFACE_REACH_M)) * np.float32(1.0 / painted.ACROSS_M)
         half = np.float32(self.road.center.length_m / 2.0)
         is_near_start = np.abs(place[..., 2] - half) < half / 2

@@ -26,6 +26,7 @@ SURFACE_REACH_M = 12.0  # to both sides of the centre line; beyond, the outermos
 ACROSS_M, ALONG_M = 0.04, 0.125  # a texel
 PERIOD_M = 20.0  # after which the surface repeats, about: a whole number of times in a lap
 LEVELS_M = (0.0, 6.0, 10.0, 16.0, 26.0, 45.0)  # distance from which each level is used
+EDGE_LINE_M = 0.35  # from the road's edge to the middle of the line along it, where a road has lines
 SECTIONS = 3  # different stretches of roadside on a lap
 
 # The relief: light and dark patches of the ground, repeated over the whole world.
@@ -214,7 +215,7 @@ class _Painter:
         across, edge, random = self.across, self.road.shape.half_width_m, self.generator.random
         kerb = self.road.look == "lake" and section == 1
         for side in (-1, 1):
-            line = np.abs(across * side - (edge - 0.35)) < 0.075
+            line = np.abs(across * side - (edge - EDGE_LINE_M)) < 0.075
             if self.road.look == "mountain" or not kerb or random() < 0.5:
                 colors[:, line] = self.line
             if kerb:

@@ -257,3 +257,28 @@ def test_the_surface_goes_on_where_a_lap_begins(bare):
 def test_a_car_that_left_the_world_still_sees_something(renderer, pose):
     for mount in MOUNTS:
         assert renderer.draw(*pose, mount).shape == (160, 320, 3)
+
+
+@EVERY_MOUNT
+@pytest.mark.parametrize("name", NAMES)
+def test_edges_are_where_the_camera_sees_the_roads_borders_and_lines(renderers, name, mount):
+    renderer, center = renderers[name], renderers[name].road.center
+    half, is_two_lane = renderer.road.shape.half_width_m, renderer.road.look == "mountain"
+    lines = [half, -half] + ([0.0] if is_two_lane else []) + ([] if name.startswith("dirt") else [half - 0.35])
+    for pose in list_poses(name):
+        edges = renderer.find_edges(*pose, mount)
+        assert edges.shape == (160, 320) and edges.dtype == bool
+        assert 200 < edges.sum() < 3000 and not edges[:HORIZON_ROW].any()
+        distance = cv2.distanceTransform((~edges).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        checked = 0
+        along = center.locate(*pose[:2]).along_m
+        for aside in lines:
+            for meters in (7.0, 10.0, 14.0, 20.0):
+                x, y, _ = center.point_at(along + meters, aside)
+                column, row, _ = camera.project(*look_ahead(*pose, (x, y), mount))
+                if 2 < column < 318 and row < BONNET[0]:
+                    assert distance[int(row), int(column)] < 2.5, (pose, aside, meters)
+                    checked += 1
+        assert checked >= 4
+    where, _ = renderer._bonnets[mount]
+    assert not edges[-len(where) :][where[..., 0]].any(), "the car hides them"
