@@ -18,7 +18,7 @@ comma := ,
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench weights clean
 
 # $(call find_python,VERSION): the first one that runs and can make an environment; on the PATH, then pyenv's.
 find_python = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
@@ -43,7 +43,7 @@ define install
 endef
 
 help: ## list what make can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.installed ## record a drive, train the models, let them drive, choose one: make run [DATA=DIR] [OUT=out]
 	.venv/bin/robostig compare $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -67,6 +67,12 @@ lint: .venv/.installed ## check style, formatting and types
 
 bench: .venv/.installed-bench ## measure against PyTorch and others, and write benchmarks/RESULTS.md [QUICK=1] [ONLY=NAME,...]
 	.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
+
+weights: .venv/.installed ## train anew the weights that the package carries: make weights [DATA=DIR]
+	.venv/bin/robostig compare --models nvidia --out "$(OUT)/weights"
+	$(if $(DATA),.venv/bin/robostig evaluate "$(OUT)/weights/nvidia" --data "$(DATA)" --keep)
+	rm -rf robostig/weights/nvidia && mkdir robostig/weights/nvidia
+	cp "$(OUT)"/weights/nvidia/*.* robostig/weights/nvidia/
 
 clean: ## remove environments, caches and build leftovers; OUT stays
 	rm -rf .venv .venv-* build dist *.egg-info .*_cache .hypothesis

@@ -29,7 +29,8 @@ def replace_file(path: Union[str, Path], mode: str = "wb") -> Iterator[IO[Any]]:
     Parameters
     ----------
     path
-        The file; one that is there stays as it is until then.
+        The file; one that is there stays as it is until then. A device or a pipe, such as ``/dev/null``, is written to
+        as it is: root could replace it.
     mode
         ``"wb"``, or ``"w"`` for text in UTF-8.
 
@@ -39,6 +40,10 @@ def replace_file(path: Union[str, Path], mode: str = "wb") -> Iterator[IO[Any]]:
         If it cannot be written, naming it; nothing is left behind.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        return
     partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
         with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:

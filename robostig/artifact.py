@@ -15,6 +15,7 @@ belong to different models, is never taken for an artifact. Nothing is pickled.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import json
@@ -315,13 +316,18 @@ def find_artifact(folder: Union[str, Path]) -> Path:
     if given.exists():
         return given
     if packaged.parent == WEIGHTS and packaged.is_dir():
-        logger.info("%s: the weights that come with RoboStig, since there is no folder of that name here", given)
+        _tell_packaged(given)
         return packaged
     names = sorted(path.name for path in WEIGHTS.glob("*/") if path.is_dir())
     raise FileNotFoundError(
         f"no trained model in {given}: there is no such folder, nor do weights of that name come with RoboStig "
         f"(there are: {', '.join(names) or 'none'}). Make one with `robostig train`"
     )
+
+
+@functools.lru_cache(maxsize=None)  # once a process, however often it is looked for
+def _tell_packaged(name: Path) -> None:
+    logger.info("%s: the weights that come with RoboStig, since there is no folder of that name here", name)
 
 
 def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None) -> Artifact:

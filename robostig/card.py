@@ -134,13 +134,15 @@ def _describe_training(facts: Facts) -> List[str]:
     defaults = {each.name: each.default for each in fields(TrainingConfig)}
     changed = {name: value for name, value in config.items() if name != "model" and value != defaults.get(name)}
     learned, held_out = (_pick(facts, "data", name) for name in ("fingerprint", "validation_fingerprint"))
+    joined = _pick(facts, "data", "joined")
     settings = {
-        "data": _pick(facts, "data", "folder") or "DIR",
         **({"validation": "DIR"} if held_out not in (None, learned) else {}),
         "model": facts["model"],
         **changed,
     }
-    words = [f"--{name.replace('_', '-')} {shlex.quote(_one_line(value))}" for name, value in settings.items()]
+    places = joined if isinstance(joined, list) else [_pick(facts, "data", "folder") or "DIR"]
+    words = [f"--data {shlex.quote(_one_line(each))}" for each in places]
+    words += [f"--{name.replace('_', '-')} {shlex.quote(_one_line(value))}" for name, value in settings.items()]
     command = " \\\n    ".join(["robostig train", *words])
     epochs, best, seconds = (_number(_pick(took, name), ",.0f") for name in ("epochs", "best_epoch", "seconds"))
     ran = (

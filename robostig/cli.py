@@ -11,28 +11,46 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import robostig
-from robostig._files import describe_error
+from robostig._files import describe_error, make_folder, replace_file
 from robostig.config import TrainingConfig
 from robostig.metrics import DEGREES
+from robostig.preprocessing import parse_size
 from robostig.roads import RECIPE
 from robostig.simulation import DIRECTIONS, LOOKS, TOP_MPH, check_laps, parse_tracks
 
 if TYPE_CHECKING:
     from robostig.driving.simulator import SimulatedDrive
+    from robostig.evidence import Evidence, Scene
+    from robostig.explanation import SaliencyMasker
+    from robostig.inspection import Inspection
     from robostig.tuning import Trial, Tuning
+
+    _Scenes = Tuple[List[Scene], List[Scene], Iterator[Scene], str]
 
 __all__ = ["main"]
 
 
+SPLITTING = ("validation_fraction", "stretch_s", "gap_s")  # settings that say which rows are trained on
+SHEETS = (".png", ".pdf", ".svg")
+LEGS, PLACES = 8, 5  # printed at most
+EXPLANATION = "explanation.png"
+EXPLAINED = 120  # frames that are measured
+COMPARED = "nvidia,comma"  # all that there are would take an hour
 TRAINING = ("train", "tune", "compare")  # the commands that can be resumed
+_RECORDED = (
+    "recorded drive: a folder of Udacity's simulator (driving_log.csv), donkeycar (a tub), comma.ai (camera/ and log/) "
+    "or robostig pack, or of such folders"
+)
+_WEIGHTS = "a name of weights that come with RoboStig, such as nvidia"
 EVALUATE_DEFAULTS = {"laps": 1.0, "direction": "forward", "speed": TOP_MPH, "delay": 0.0, "video": None}
 
 
@@ -125,13 +143,26 @@ def _build_parser() -> argparse.ArgumentParser:
         "pack a recorded drive into a few large files (RecordIO), which come quicker from S3 than many small ones",
         "robostig pack recording --out packed --shard-mb 256",
     )
-    pack.add_argument("recording", metavar="RECORDING", help="folder with driving_log.csv, or of such folders")
+    pack.add_argument("recording", metavar="RECORDING", nargs="+", help=f"{_RECORDED}; several become one")
     pack.add_argument("--out", metavar="DIR", required=True, help="folder to write; it must not be there yet")
     pack.add_argument(
         "--shard-mb", metavar="MB", type=float, default=256.0, help="megabytes that a file has at most; default 256"
     )
     _add_on_error(pack)
     _add_json(pack, "what was packed")
+
+    inspect = add(
+        "inspect",
+        _inspect,
+        "look at a recorded drive: time, laps, labels, every picture's faults, and what training would leave out",
+        "robostig inspect recording --out inspect.png",
+    )
+    inspect.add_argument("recording", metavar="RECORDING", nargs="+", help=f"{_RECORDED}; several become one")
+    inspect.add_argument("--out", metavar="FILE", help="draw it, too: on one sheet, as .png, .pdf or .svg")
+    _add_json(inspect, "what was found")
+    TrainingConfig.add_arguments(
+        inspect, leave_out=[each.name for each in fields(TrainingConfig) if each.name not in SPLITTING]
+    )
 
     train = add(
         "train",
@@ -141,7 +172,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_data(
         train,
-        "recorded drive: a folder with driving_log.csv, of such folders, or packed; or with train_X.npy and the like",
+        f"{_RECORDED}; or with train_X.npy and the like",
     )
     train.add_argument("--validation", metavar="DIR", help="drive to hold out; else stretches of the first are")
     train.add_argument("--out", metavar="DIR", help="where the artifact goes; default out/MODEL")
@@ -156,7 +187,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_data(
         tune,
-        "recorded drive: a folder with driving_log.csv, of such folders, or packed; or with train_X.npy and the like",
+        f"{_RECORDED}; or with train_X.npy and the like",
     )
     tune.add_argument("--validation", metavar="DIR", help="drive to hold out; else stretches of the first are")
     tune.add_argument(
@@ -177,15 +208,16 @@ def _build_parser() -> argparse.ArgumentParser:
         "robostig evaluate out/comma --track mountain:17 --direction both --video drive.webm",
     )
     evaluate.add_argument(
-        "artifact", metavar="ARTIFACT", nargs="?", help="folder of a trained model, as train and compare write"
+        "artifact",
+        metavar="ARTIFACT",
+        nargs="?",
+        help=f"folder of a trained model, as train and compare write, or {_WEIGHTS}",
     )
     evaluate.add_argument("--endpoint", metavar="NAME", help="score a SageMaker endpoint, in place of an artifact")
     evaluate.add_argument(
         "--constant", metavar="STEERING", type=float, help="score a driver who never looks: always this, -1 to 1"
     )
-    _add_data(
-        evaluate, "recorded drive: a folder with driving_log.csv, several of them, or a packed one", required=False
-    )
+    _add_data(evaluate, _RECORDED, required=False)
     _add_track(evaluate, "drive it and count interventions")
     evaluate.add_argument(
         "--delay", metavar="S", type=float, default=0.0, help="seconds between an answer and the wheels; default 0"
@@ -197,8 +229,37 @@ def _build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (default): the held-out stretches if the model was trained on this drive, else all",
     )
+    evaluate.add_argument(
+        "--keep", action="store_true", help="note the scores in the ARTIFACT's facts and card, beside those it has"
+    )
     _add_on_error(evaluate)
     _add_json(evaluate, "the scores")
+
+    explain = add(
+        "explain",
+        _explain,
+        "show which pixels steer, by NVIDIA's own method for PilotNet, in a picture and a video, and how right that is",
+        "robostig explain out/nvidia out/comma --track lake:101,mountain:101 --out explained --video looks.webm",
+    )
+    explain.add_argument(
+        "artifacts",
+        metavar="ARTIFACT",
+        nargs="+",
+        help=f"folder of a trained model with convolutions, or {_WEIGHTS}; several are shown side by side",
+    )
+    _add_data(explain, f"look at these frames; {_RECORDED}", required=False)
+    _add_track(explain, "look at what the expert sees there; its edges are known, so it is measured who looks at them")
+    explain.add_argument("--out", metavar="DIR", required=True, help="folder for explanation.png and explanation.json")
+    explain.add_argument("--video", metavar="FILE", help="film it, too: .webm (for browsers), .mp4, .avi or .mkv")
+    explain.add_argument(
+        "--frames",
+        metavar="N",
+        type=int,
+        default=5,
+        help="in the picture, from the sharpest left to the sharpest right; 1 to 12, default 5",
+    )
+    _add_on_error(explain)
+    _add_json(explain, "what was measured")
 
     compare = add(
         "compare",
@@ -208,7 +269,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_data(
         compare,
-        "recorded drive: a folder with driving_log.csv, several of them, or a packed one; without it, the expert is "
+        f"{_RECORDED}; without it, the expert is "
         "recorded on the built-in track, and "
         f"some defaults are others: {', '.join(f'{name} {value}' for name, value in RECIPE.items())}",
         required=False,
@@ -220,20 +281,49 @@ def _build_parser() -> argparse.ArgumentParser:
         "recording of ours",
     )
     compare.add_argument("--laps", type=float, default=1.0, help="of each road, both ways; default 1")
-    compare.add_argument("--models", metavar="NAMES", help="names with commas between; default all that there are")
+    compare.add_argument(
+        "--models", metavar="NAMES", default=COMPARED, help=f"names with commas between; default {COMPARED}"
+    )
     compare.add_argument(
         "--out", metavar="DIR", default="out", help="for artifacts, comparison and report; default out"
     )
     _add_json(compare, "the comparison")
     TrainingConfig.add_arguments(compare, leave_out=["model"])
 
+    export = add(
+        "export",
+        _export,
+        "write a trained model as one file that runs without MXNet and RoboStig, and check that it steers as the "
+        "model does: with ONNX Runtime, in a car or in any framework's endpoint",
+        "robostig export out/nvidia --with-preprocessing --data recording --out nvidia.onnx",
+    )
+    export.add_argument("artifact", metavar="ARTIFACT", help=f"folder of a trained model, or {_WEIGHTS}")
+    export.add_argument("--format", choices=("onnx",), default="onnx", help="of the file; default onnx")
+    export.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="the file takes a camera's frames, uint8 RGB, and crops, resizes and converts them as the model's pilot "
+        "does; else it takes float32 pictures, ready for the network",
+    )
+    export.add_argument(
+        "--frame-size",
+        metavar="HxW",
+        help="height and width of these frames; default those that the model learned from, or 160x320, the simulator's",
+    )
+    _add_data(export, f"compare on these frames, not on the built-in track's; {_RECORDED}", required=False)
+    _add_on_error(export)
+    export.add_argument("--out", metavar="FILE", help="the file to write; default MODEL.onnx, in this folder")
+    _add_json(export, "what was written")
+
     drive = add(
         "drive",
         _drive,
         "drive Udacity's simulator: the server that it connects to, with a live page for people",
-        "robostig drive out/nvidia --set-speed 15 --record driven",
+        "robostig drive nvidia --set-speed 15 --record driven",
     )
-    drive.add_argument("artifact", metavar="ARTIFACT", nargs="?", help="folder of the trained model that drives")
+    drive.add_argument(
+        "artifact", metavar="ARTIFACT", nargs="?", help=f"folder of the trained model that drives, or {_WEIGHTS}"
+    )
     drive.add_argument("--endpoint", metavar="NAME", help="a SageMaker endpoint that drives, in place of an artifact")
     drive.add_argument(
         "--set-speed", metavar="MPH", type=float, default=15.0, help="speed on a straight, up to 30; default 15"
@@ -256,7 +346,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "artifacts",
         metavar="ARTIFACT",
         nargs="+",
-        help="folder of a trained model, or a model.tar.gz, whose code is run as SageMaker would run it",
+        help=f"folder of a trained model, {_WEIGHTS}, or a model.tar.gz, whose code is run as SageMaker would run it",
     )
     serve.add_argument(
         "--port", type=int, default=8080, help="of the first; the others take the next ones; 0: any; default 8080"
@@ -294,7 +384,24 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _add_data(command: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
-    command.add_argument("--data", metavar="DIR", required=required, help=help)
+    command.add_argument(
+        "--data", metavar="DIR", required=required, action=_Gather, help=f"{help}; give it again to join another one"
+    )
+
+
+class _Gather(argparse.Action):
+    """A flag that may be given again: a text if it is given once, then a list."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else [*_list_places(before), values])
+
+
+def _list_places(data: Any) -> List[str]:
+    """Return what --data named, once or several times."""
+    return [data] if isinstance(data, str) else list(data)
 
 
 def _add_track(command: argparse.ArgumentParser, help: str, *, default: Optional[str] = None) -> None:
@@ -332,17 +439,18 @@ def _models(arguments: argparse.Namespace) -> None:
         _print_json(
             [
                 {"name": spec.name, "parameters": spec.parameters, "input": spec.input.to_dict(),
-                 "reference": spec.reference, "summary": spec.summary}
+                 "reference": spec.reference, "summary": spec.summary, "pretrained": spec.pretrained}
                 for spec in specs
             ]
         )  # fmt: skip
         return
     if not specs:
         raise ValueError(f"no model's name matches {arguments.pattern!r}; there are: {', '.join(list_models())}")
-    rows = [["model", "parameters", "input", "what it is"]]
+    rows = [["model", "parameters", "input", "trained weights", "what it is"]]
     for spec in specs:
         size = f"{spec.input.height}x{spec.input.width} {spec.input.color_space.upper()}"
-        rows.append([spec.name, f"{spec.parameters:,}", size, f"{spec.summary} [{spec.reference}]"])
+        known = f"{spec.summary} [{spec.reference}]"
+        rows.append([spec.name, f"{spec.parameters:,}", size, spec.pretrained or "-", known])
     _print_table(rows)
 
 
@@ -351,7 +459,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from robostig.models import get_spec
     from robostig.pipeline import read_recording, train_model
 
-    _check_usage(lambda: get_spec(config.model))
+    _check_usage(lambda: get_spec(config.model, pretrained=config.pretrained))
     recording = read_recording(arguments.data, config, validation_folder=arguments.validation)
     logging.info(recording.describe())
     trained = train_model(config, recording, arguments.out or Path("out") / config.model)
@@ -373,7 +481,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     space = {name: options for name, options in config.tuning_ranges().items() if name not in arguments}
     if arguments.models:
         models = [name.strip() for name in arguments.models.split(",")]
-        _check_usage(lambda: check_models(models))
+        _check_usage(lambda: check_models(models, pretrained=config.pretrained))
         config = replace(config, model=models[0])
         space = {"model": tuple(models), **space} if len(models) > 1 else space
     from robostig.tuning import BEST, PICTURE, TUNING, tune
@@ -406,7 +514,7 @@ def _make_train_command(config: TrainingConfig, arguments: argparse.Namespace) -
     """Return the command that trains with a configuration, which names what differs from the defaults."""
     from robostig.tuning import list_changes
 
-    words = ["robostig", "train", "--data", arguments.data]
+    words = ["robostig", "train", *(word for place in _list_places(arguments.data) for word in ("--data", place))]
     words += ["--validation", arguments.validation] if arguments.validation else []
     for name, value in {"model": config.model, **list_changes(config)}.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
@@ -484,7 +592,7 @@ def _pack(arguments: argparse.Namespace) -> None:
     log = read_driving_log(arguments.recording, on_error=arguments.on_error)
     logging.info(log.describe())
     files = pack_driving_log(log, arguments.out, shard_mb=arguments.shard_mb)
-    pictures = len(log) * len(log.pictures)
+    pictures = sum(int(log.locate_pictures(camera).sum()) for camera in log.pictures)
     if arguments.json:
         _print_json(
             {"folder": arguments.out, "rows": len(log), "rows_left_out": len(log.skipped), "pictures": pictures,
@@ -497,6 +605,131 @@ def _pack(arguments: argparse.Namespace) -> None:
     )
 
 
+def _inspect(arguments: argparse.Namespace) -> None:
+    config = _read_config(arguments)
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None:  # what can be wrong with the name shows before the first picture
+        if out.suffix.lower() not in SHEETS or out.is_dir():
+            raise _UsageError(f"--out is {arguments.out}; name a file that ends with {', '.join(SHEETS)}")
+        make_folder(out.parent)
+    from robostig.inspection import inspect_recording
+
+    inspection = inspect_recording(arguments.recording, config)
+    if out is not None:
+        from robostig.figures import save_figure
+        from robostig.sheet import draw_sheet
+
+        save_figure(draw_sheet(inspection), out)
+    if arguments.json:
+        _print_json(inspection.to_dict())
+        return
+    for rows in (_list_contents, _list_legs, _list_faults, _list_use):
+        _print_table(rows(inspection))
+        print()
+    if inspection.stop:
+        print(f"training would stop, unless --on-error skip leaves such rows out: {inspection.stop}\n")
+    if inspection.fault:
+        print(f"training would stop: {inspection.fault}\n")
+    words = " ".join(map(shlex.quote, arguments.recording))
+    print(f"picture  {out}" if out is not None else f"as a picture: robostig inspect {words} --out inspect.png")
+
+
+def _list_contents(inspection: Inspection) -> List[List[str]]:
+    """Return a table of what a recording holds."""
+    log, labels = inspection.log, inspection.labels
+    drives = f" of {len(log.drives):,} drives" if len(log.drives) > 1 else ""
+    rate = "" if inspection.rows_per_second is None else f", {inspection.rows_per_second:.1f} rows a second"
+    pauses = [pause.seconds for pause in inspection.pauses if pause.seconds > 0.0]
+    rows = [
+        ["recording", f"{log.source} ({log.format})"],
+        ["rows", f"{len(log):,}{drives}" + (f"; {len(log.skipped):,} more are left out" if log.skipped else "")],
+        ["time", f"{inspection.seconds / 60.0:.1f} minutes of driving{rate}"],
+    ]
+    if pauses:
+        rows.append(["pauses", f"{len(pauses):,} of more than a second, of {max(pauses):,.1f} s at most"])
+    for camera, sizes in inspection.sizes.items():
+        counts = ", ".join(f"{count:,} of {height}x{width}" for (height, width), count in sizes.items())
+        lacking = len(log) - int(log.locate_pictures(camera).sum())
+        rows.append([camera, f"pictures: {counts or 'none'}" + (f"; {lacking:,} rows have none" if lacking else "")])
+    low, high, mean, std = (DEGREES * each for each in (labels.low, labels.high, labels.mean, labels.std))
+    rows += [
+        ["steering", f"{low:.1f} to {high:.1f} degrees, {labels.distinct:,} different; mean {mean:.2f}, std {std:.2f}"],
+        ["", f"{100.0 * labels.zero:.1f} % exactly 0, {100.0 * labels.straight:.1f} % within a degree of it"],
+    ]
+    if log.speed_mph.any():
+        rows.append(["speed", f"{log.speed_mph.min():.1f} to {log.speed_mph.max():.1f} mph"])
+    return rows
+
+
+def _list_legs(inspection: Inspection) -> List[List[str]]:
+    """Return a table of what was driven without a long pause; of many, the longest."""
+    legs, names = inspection.legs, len(inspection.log.drives) > 1
+    shown = sorted(sorted(legs, key=lambda leg: leg.seconds)[-LEGS:], key=lambda leg: leg.start)
+    rows = [["without a long pause", "drive" if names else "", "minutes", "steering on average", "laps"]]
+    for leg in shown:
+        laps = "-" if leg.laps is None else f"{leg.laps:.1f}, of {leg.lap_rows:,} rows each"
+        angle = f"{leg.mean_steering * DEGREES:.2f} degrees: {leg.direction}"
+        rows.append([f"rows {leg.start:,} to {leg.stop - 1:,}", leg.drive, f"{leg.seconds / 60.0:.1f}", angle, laps])
+    if len(shown) < len(legs):
+        rows.append([f"and {len(legs) - len(shown):,} shorter ones", "", "", "", ""])
+    return rows if names else [[first, *rest] for first, _, *rest in rows]
+
+
+def _list_faults(inspection: Inspection) -> List[List[str]]:
+    """Return a table of all that is wrong with a recording, or what was looked for in vain."""
+    log = inspection.log
+    found: List[Tuple[str, int, List[str]]] = []
+    for kind in inspection.count_skipped():
+        lines = [each for each in log.skipped if each.kind == kind]
+        places = [f"line {each.row}" + (f" of {each.log}" if each.log else "") for each in lines]
+        found.append((f"rows left out: {kind}", len(places), places))
+    for kind in inspection.count_bad_pictures():
+        places = [f"{bad.camera} {bad.row:,}" for bad in inspection.bad_pictures if bad.kind == kind]
+        found.append((f"pictures: {kind}", len(places), places))
+    copies = [f"{camera} {row:,}" for camera, row in inspection.copies]
+    frozen = [f"{run.camera} {run.start:,} to {run.stop - 1:,}" for run in inspection.frozen]
+    backwards = [f"{pause.row:,}" for pause in inspection.pauses if pause.seconds < 0.0]
+    found += [
+        ("times that a camera hangs", len(frozen), frozen),
+        ("pictures that are copies of earlier ones", len(copies), copies),
+        ("held-out rows whose picture is trained on", inspection.leaks, []),
+        ("pictures that no row names", log.unused_pictures, []),
+        ("times that the clock goes backwards", len(backwards), backwards),
+        ("rows that come late", inspection.late_rows, []),
+    ]
+    rows = [["fault", "found", "where (rows count from 0)"]]
+    for name, count, places in found:
+        if count:
+            more = ", ..." if len(places) > PLACES else ""
+            rows.append([name, f"{count:,}", ", ".join(places[:PLACES]) + more])
+    nothing = "no faults: every picture is there, whole, of the usual size, neither dark nor over-exposed nor a copy"
+    return rows if len(rows) > 1 else [[nothing]]
+
+
+def _list_use(inspection: Inspection) -> List[List[str]]:
+    """Return a table of what training would do with the rows."""
+    log, split = inspection.log, inspection.split
+    total = len(log) + len(log.skipped)
+    uses = [("left out by the reader", len(log.skipped), "")]
+    if split is not None:
+        blind = f"always the training mean: RMSE {DEGREES * (inspection.rmse_mean_baseline or 0.0):.2f}"
+        uses = [
+            ("trained on", len(split.train), _describe_steering(log.steering[split.train])),
+            ("held out", len(split.validation), f"{_describe_steering(log.steering[split.validation])}; {blind}"),
+            ("left out, too near to these", split.left_out, ""),
+            *uses,
+        ]
+    return [
+        ["in training", "rows", "share", "steering in degrees"],
+        *([name, f"{count:,}", f"{100.0 * count / total:.1f} %", steering] for name, count, steering in uses),
+    ]
+
+
+def _describe_steering(steering: Any) -> str:
+    low, high, mean = (DEGREES * float(each) for each in (steering.min(), steering.max(), steering.mean()))
+    return f"{low:.1f} to {high:.1f}, mean {mean:.2f}"
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     _check_evaluate(arguments)
     from robostig.video import VideoWriter
@@ -507,6 +740,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         tracks, watch = [], None
         if arguments.track is not None:
             tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
+        if arguments.keep:
+            _check_keep(arguments.artifact)
         driver, label = _find_driver(arguments)
         if arguments.video is not None:
             watch = stack.enter_context(VideoWriter(arguments.video, label)).write
@@ -518,6 +753,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"\nvideo  {arguments.video}")
     if arguments.json:
         _print_json(results)
+    if arguments.keep:  # last: whatever goes wrong there, the scores have been told
+        _keep_scores(arguments, results)
 
 
 def _check_evaluate(arguments: argparse.Namespace) -> None:
@@ -527,14 +764,49 @@ def _check_evaluate(arguments: argparse.Namespace) -> None:
         raise _UsageError("name one driver: an ARTIFACT, or --endpoint NAME, or --constant STEERING")
     if arguments.data is None and arguments.track is None:
         raise _UsageError("say what to score it on: --data DIR, --track NAMES, or both")
-    for_drives = ("laps", "direction", "speed", "delay", "video")
-    useless = [f"--{name}" for name in for_drives if getattr(arguments, name) != EVALUATE_DEFAULTS[name]]
-    if useless and arguments.track is None:
-        raise _UsageError(f"{', '.join(useless)} is about a drive; say where, with --track NAMES")
+    _check_drive(arguments, EVALUATE_DEFAULTS)
     if arguments.rows != "auto" and (arguments.artifact is None or arguments.data is None):
         raise _UsageError("--rows is about what an ARTIFACT was trained on; give one, and --data DIR")
+    if arguments.keep and arguments.artifact is None:
+        raise _UsageError("--keep notes the scores in an ARTIFACT; give one")
     if arguments.constant is not None and not -1.0 <= arguments.constant <= 1.0:
         raise _UsageError(f"--constant is {arguments.constant:g}; a steering is between -1 and 1")
+
+
+def _check_drive(arguments: argparse.Namespace, defaults: Iterable[str]) -> None:
+    """Raise _UsageError for words about a drive where there is none."""
+    useless = [f"--{name}" for name in defaults if getattr(arguments, name) != EVALUATE_DEFAULTS[name]]
+    if useless and arguments.track is None:
+        raise _UsageError(f"{', '.join(useless)} is about a drive; say where, with --track NAMES")
+
+
+def _check_keep(artifact: str) -> None:
+    """Raise _UsageError for an artifact that is not the user's to add to."""
+    from robostig.artifact import WEIGHTS, find_artifact
+
+    folder = find_artifact(artifact)
+    if folder.resolve().parent == WEIGHTS:
+        raise _UsageError(
+            f"--keep would change what came with RoboStig; score a copy: cp -r {shlex.quote(str(folder))} "
+            f"my-{folder.name}"
+        )
+
+
+def _keep_scores(arguments: argparse.Namespace, results: Dict[str, Any]) -> None:
+    """Note scores in an artifact, by what they were found on; earlier ones found on the same are replaced."""
+    from robostig.artifact import add_facts, find_artifact, read_facts
+
+    folder, found, where = find_artifact(arguments.artifact), dict(results), {}
+    driven = found.pop("closed_loop", None)
+    if found:
+        names = [Path(place).resolve().name for place in _list_places(arguments.data)]
+        where[f"the recording {', '.join(names)}"] = found
+    if driven:
+        late = f", {arguments.delay:g} s late" if arguments.delay else ""
+        road = f"{arguments.track} {arguments.direction}, {arguments.laps:g} laps at {arguments.speed:g} mph{late}"
+        where[f"the built-in track, {road}"] = {"closed_loop": driven}
+    add_facts(folder, {"elsewhere": {**read_facts(folder).get("elsewhere", {}), **where}})
+    logging.info("noted in %s", folder)
 
 
 def _evaluate_on_data(arguments: argparse.Namespace, driver: Any, label: str) -> Dict[str, Any]:
@@ -592,14 +864,141 @@ def _find_driver(arguments: argparse.Namespace) -> Tuple[Any, str]:
     return pilot, str(pilot.facts.get("model", "pilot"))
 
 
+def _explain(arguments: argparse.Namespace) -> None:
+    if (arguments.data is None) == (arguments.track is None):
+        raise _UsageError("say what to look at: --data DIR or --track NAMES, one of the two")
+    _check_drive(arguments, ("laps", "direction", "speed"))
+    if not 1 <= arguments.frames <= 12:
+        raise _UsageError(f"--frames is {arguments.frames}; the picture shows 1 to 12 of them")
+    tracks = []
+    if arguments.track is not None:
+        tracks = _check_usage(lambda: parse_tracks(arguments.track, arguments.direction))
+        _check_usage(lambda: check_laps(arguments.laps))
+    from robostig.evidence import film_scenes, highlight_scenes, measure
+    from robostig.figures import draw_explanations, save_figure
+
+    maskers, facts = _load_maskers(arguments.artifacts)
+    if tracks:
+        driver = "expert"
+        scenes, chosen, film, where = _watch_expert(arguments, tracks)
+    else:
+        driver = "driver"
+        scenes, chosen, film, where = _read_scenes(arguments, facts)
+    out = make_folder(arguments.out)
+    with contextlib.ExitStack() as stack:
+        video = None
+        if arguments.video is not None:  # whatever can be wrong with its name shows before the measuring
+            from robostig.video import ExplanationVideo
+
+            height, width = scenes[0].frame.shape[:2]
+            video = stack.enter_context(ExplanationVideo(arguments.video, list(maskers), (height, width), driver))
+        evidence = {name: measure(masker, scenes, label=name) for name, masker in maskers.items()}
+        shown = {name: highlight_scenes(masker, chosen) for name, masker in maskers.items()}
+        figure = draw_explanations(shown, [(scene.steering, scene.place) for scene in chosen], driver=driver)
+        save_figure(figure, out / EXPLANATION)
+        if video is not None:
+            film_scenes(video, maskers, film)
+    result = {
+        "looked_at": where,
+        "models": {
+            name: {"artifact": folder, **each.to_dict()}
+            for folder, (name, each) in zip(arguments.artifacts, evidence.items())
+        },
+        "shown": [
+            {"place": scene.place, driver: scene.steering, **{name: shown[name][number][1] for name in shown}}
+            for number, scene in enumerate(chosen)
+        ],
+    }
+    with replace_file((out / EXPLANATION).with_suffix(".json"), "w") as file:
+        file.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    if arguments.json:
+        _print_json(result)
+        return
+    print(f"looked at {where}")
+    _print_evidence(evidence)
+    print(f"\npicture  {out / EXPLANATION}" + (f"\nvideo    {arguments.video}" if video is not None else ""))
+
+
+def _load_maskers(folders: Sequence[str]) -> Tuple[Dict[str, SaliencyMasker], List[Mapping[str, Any]]]:
+    """Return what finds the pixels that steer each model, by its name, and the facts of each."""
+    from robostig.artifact import load_artifact
+    from robostig.backend import choose_contexts
+    from robostig.explanation import SaliencyMasker
+
+    context = choose_contexts("auto")[0]
+    loaded = [load_artifact(folder, context) for folder in folders]
+    names = [artifact.model for artifact in loaded]
+    names = list(folders) if len(set(names)) < len(names) else names  # of one model, where they are tells them apart
+    if len(set(names)) < len(names):
+        raise _UsageError(f"name each artifact once; these were named: {', '.join(names)}")
+    maskers = {name: SaliencyMasker.load(artifact) for name, artifact in zip(names, loaded)}
+    return maskers, [artifact.facts for artifact in loaded]
+
+
+def _watch_expert(arguments: argparse.Namespace, tracks: Sequence[Any]) -> _Scenes:
+    """Return scenes of the expert's drive: some to measure on, those to show, all to film, and what they are."""
+    from robostig.evidence import choose_moments, drive_expert
+
+    drive = functools.partial(drive_expert, tracks, laps=arguments.laps, speed_mph=arguments.speed)
+    scenes = list(drive(count=EXPLAINED))
+    roads = [scene.place.partition(",")[0] for scene in scenes]  # how far along it comes after
+    chosen = choose_moments([scene.steering for scene in scenes], arguments.frames, roads)
+    where = f"{len(scenes):,} frames, evenly spaced, of the expert on {', '.join(map(str, tracks))}"
+    return scenes, [scenes[number] for number in chosen], drive(), where
+
+
+def _read_scenes(arguments: argparse.Namespace, facts: Sequence[Mapping[str, Any]]) -> _Scenes:
+    """Return scenes of a recording, as :func:`_watch_expert`: of rows held out from one of the models, if there are."""
+    from robostig.driving_log import read_driving_log
+    from robostig.evidence import choose_moments, read_scenes
+    from robostig.pipeline import choose_rows
+
+    log = read_driving_log(arguments.data, on_error=arguments.on_error)
+    known = [choose_rows(log, each.get("data", {}), each.get("config", {})) for each in facts]
+    rows, which = min(known, key=lambda found: len(found[0]))
+    chosen = rows[choose_moments(log.steering[rows], arguments.frames)]
+    scenes = list(read_scenes(log, rows, count=EXPLAINED))
+    where = f"{len(scenes):,} frames, evenly spaced, of {which}"
+    return scenes, list(read_scenes(log, chosen)), read_scenes(log, rows), where
+
+
+def _print_evidence(evidence: Mapping[str, Evidence]) -> None:
+    """Print what speaks for each model's masks, and what the columns mean."""
+    from robostig.evidence import EDGE_PIXELS, SALIENT
+
+    knows_edges = all(each.salient_at_edges is not None for each in evidence.values())
+    rows = [["model", *(["at the edges", "by chance", ""] if knows_edges else []), "painted out", "others", ""]]
+    for name, each in evidence.items():
+        cells = []
+        if each.salient_at_edges is not None and each.chance_at_edges and knows_edges:
+            times = each.salient_at_edges / each.chance_at_edges
+            shares = (100.0 * each.salient_at_edges, 100.0 * each.chance_at_edges)
+            cells = [*map("{:.1f} %".format, shares), f"{times:.1f} times"]
+        change, other = each.salient_change * DEGREES, each.other_change * DEGREES
+        cells += [f"{change:.2f} deg", f"{other:.2f} deg", f"{change / other:.1f} times" if other else "-"]
+        rows.append([name, *cells])
+    _print_table(rows)
+    about = [f"salient are the {100.0 * SALIENT:.0f} % of a model's pixels that count most in a frame"]
+    if knows_edges:
+        about.append(
+            f"at the edges: how many of them are within {EDGE_PIXELS:g} pixels of the road's edges and lines; "
+            "by chance: how much of all that the model sees is"
+        )
+    about.append(
+        "painted out: by how much the steering changes where they take the colour around them; others: the same for as "
+        "many pixels of the same shape, elsewhere in the frame"
+    )
+    for line in about:
+        print("\n".join(textwrap.wrap(line, 100, subsequent_indent="  ")))
+
+
 def _compare(arguments: argparse.Namespace) -> None:
     from robostig.comparison import CAVEAT, COMPARISON, check_models, compare
-    from robostig.models import list_models
     from robostig.report import write_report
 
     config = _read_config(arguments, RECIPE if arguments.data is None else {})
-    names = [name.strip() for name in arguments.models.split(",")] if arguments.models else list_models()
-    _check_usage(lambda: check_models(names))
+    names = [name.strip() for name in arguments.models.split(",")]
+    _check_usage(lambda: check_models(names, pretrained=config.pretrained))
     _check_usage(lambda: check_laps(arguments.laps))
     out = Path(arguments.out)
     tracks = None
@@ -658,6 +1057,41 @@ def _print_drives(summary: Dict[str, Any]) -> None:
         f"\n{summary['laps']:.1f} laps, {summary['distance_m'] / 1000.0:.1f} km, {summary['simulated_s']:.0f} "
         f"simulated seconds in {summary['elapsed_s']:.1f}"
     )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    if arguments.frame_size is not None and not arguments.with_preprocessing:
+        raise _UsageError("--frame-size is about a camera's frames; add --with-preprocessing")
+    frame_size = None if arguments.frame_size is None else _check_usage(lambda: parse_size(arguments.frame_size))
+    from robostig.artifact import find_artifact, read_facts
+    from robostig.driving_log import read_driving_log
+    from robostig.export import OPSET, export_onnx
+
+    folder = find_artifact(arguments.artifact)
+    out = arguments.out or f"{Path(read_facts(folder)['model']).name}.onnx"
+    log = None if arguments.data is None else read_driving_log(arguments.data, on_error=arguments.on_error)
+    exported = export_onnx(folder, out, with_preprocessing=arguments.with_preprocessing, frame_size=frame_size, log=log)
+    if arguments.json:
+        _print_json(exported.to_dict())
+        return
+    agreement, size = exported.agreement, exported.path.stat().st_size
+    took = agreement.latency_ms
+    _print_table(
+        [
+            ["model", f"{exported.model}, {exported.parameters:,} parameters"],
+            ["takes", exported.input["description"]],
+            ["compared", f"on {agreement.frames:,} frames of {exported.compared_on}"],
+            ["difference", f"at most {agreement.max_difference:.1e}, on average {agreement.mean_difference:.1e}"],
+            ["speed", f"{took['onnxruntime']:.2f} ms a frame on one thread; the model's pilot: {took['pilot']:.2f} ms"],
+            ["file", f"{exported.path}, {size / 1e6:.2f} MB, ONNX operators {OPSET}"],
+        ]
+    )
+    print(f"\nsteer with it:\n\n{textwrap.indent(exported.snippet, '    ')}")
+    if not arguments.with_preprocessing:
+        print(
+            "\nits pictures are what robostig.preprocessing.preprocess makes of frames, channels first; with "
+            "--with-preprocessing, a file takes the frames themselves"
+        )
 
 
 def _drive(arguments: argparse.Namespace) -> None:

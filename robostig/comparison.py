@@ -13,16 +13,17 @@ import numpy as np
 
 import robostig
 from robostig._files import make_folder, replace_file
+from robostig.artifact import add_facts
 from robostig.backend import choose_contexts
 from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.config import TrainingConfig
-from robostig.driving_log import DrivingLog
+from robostig.driving_log import DrivingLog, Places
 from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
 from robostig.pilot import Pilot
 from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
-from robostig.roads import TEST_ROADS, record_training_roads, training_tracks
+from robostig.roads import TEST_ROADS, describe_training_roads, record_training_roads, training_tracks
 from robostig.simulation import Track, check_laps, parse_tracks
 from robostig.split import Split
 from robostig.training import CHECKPOINT
@@ -98,7 +99,7 @@ class Comparison:
             "blind": None if self.blind is None else {"closed_loop": self.blind.summarize()},
             "data": {
                 "built_in": self.is_built_in,
-                "folder": self.log.folder.resolve().name,
+                "folder": self.log.name,
                 "fingerprint": self.log.fingerprint(),
                 "rows": len(self.log),
                 "rows_left_out": len(self.log.skipped),
@@ -110,7 +111,7 @@ class Comparison:
 
 
 def compare(
-    folder: Union[str, Path, None],
+    folder: Optional[Places],
     models: Sequence[str],
     out: Union[str, Path],
     config: TrainingConfig,
@@ -123,7 +124,8 @@ def compare(
     Parameters
     ----------
     folder
-        A driving log. If None, the expert is recorded on the built-in track, in ``recording`` inside ``out``.
+        A recording of any format, or several. If None, the expert is recorded on the built-in track, in ``recording``
+        inside ``out``.
     models
         Registered names, each once.
     out
@@ -142,12 +144,14 @@ def compare(
     FileNotFoundError
         If there is no log, or a picture is missing.
     """
-    check_models(models)  # an unknown name shows before the first hour of training
+    check_models(models, pretrained=config.pretrained)  # an unknown name shows before the first hour of training
     check_laps(laps)
     tracks = parse_tracks(",".join(TEST_ROADS), "both") if tracks is None else tracks
     out, is_built_in = Path(out), folder is None
     folder = record_training_roads(out / RECORDING, seed=config.seed) if folder is None else folder
     recording = read_recording(folder, config)
+    if is_built_in:
+        recording = replace(recording, about=describe_training_roads(config.seed))
     if recording.log is None or recording.split is None:
         raise ValueError(f"{folder} holds arrays; a comparison needs a driving log, whose frames have an order in time")
     logger.info(recording.describe())
@@ -158,7 +162,7 @@ def compare(
         trained[name] = train_model(replace(config, model=name), recording, out / name, keep_checkpoint=True)
         for outdated in (COMPARISON, REPORT):  # they would describe another artifact than the one beside them now
             (out / outdated).unlink(missing_ok=True)
-    blind = None
+    blind, roads = None, _describe_roads(tracks, is_built_in=is_built_in)
     if tracks:
         blind = evaluate_closed_loop(Constant(0.0), tracks, laps=laps, label="straight ahead")
         for name, model in trained.items():
@@ -174,8 +178,9 @@ def compare(
                 scores["lateral_rmse_m"],
             )
             trained[name] = replace(model, closed_loop=closed_loop)
+            driven = {**closed_loop.summarize(), "roads": roads}
+            add_facts(model.artifact, {"scores": {**model.summarize(), "closed_loop": driven}})
     clock = recording.log.driving_clock()[recording.split.validation]
-    roads = _describe_roads(tracks, is_built_in=is_built_in)
     choice, reason = choose(trained, (clock / BLOCK_S).astype(int), roads=roads, is_built_in=is_built_in)
     comparison = Comparison(trained, choice, reason, recording.log, recording.split, config, blind, laps, is_built_in)
     with replace_file(out / COMPARISON, "w") as file:
@@ -185,12 +190,12 @@ def compare(
     return comparison
 
 
-def check_models(names: Sequence[str]) -> None:
-    """Raise ValueError unless these are registered models, each named once."""
+def check_models(names: Sequence[str], *, pretrained: bool = False) -> None:
+    """Raise ValueError unless these are registered models, each named once; with trained weights, if wanted."""
     if not names or len(set(names)) < len(names):
         raise ValueError(f"name each model once; these were named: {', '.join(names) or 'none'}")
     for name in names:
-        get_spec(name)
+        get_spec(name, pretrained=pretrained)
 
 
 def choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import math
 import typing
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -42,6 +43,13 @@ class TrainingConfig:
     """
 
     model: str = _option("nvidia", "the network to train, by its registered name; `robostig models` lists them")
+    pretrained: bool = _option(False, "begin with trained weights; `robostig models` lists which models have some")
+    freeze_epochs: int = _option(
+        0,
+        "epochs at the beginning in which trained layers before the head stay as they are, batch normalisation's "
+        "statistics too; as many as epochs, or more, hold them throughout",
+        low=0,
+    )
     epochs: int = _option(24, "passes over the training rows, at the most", low=1, high=10_000)
     batch_size: int = _option(64, "frames in a batch, over all devices", low=1, high=4096, tune=(32, 64, 128))
     learning_rate: float = _option(
@@ -192,6 +200,7 @@ class TrainingConfig:
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+@functools.lru_cache(maxsize=None)
 def _types() -> Dict[str, type]:
     return typing.get_type_hints(TrainingConfig)
 

@@ -44,7 +44,7 @@ ARRAY_INPUT = InputSpec(66, 200, crop_top=60 / 160, crop_bottom=25 / 160, color_
 
 _BATCHES_AHEAD = 2
 Numbers = Union[Sequence[int], np.ndarray]
-FrameSource = Union[CachedFrames, "ArrayFrames"]
+FrameSource = Union[CachedFrames, "PartialFrames", "ArrayFrames"]
 
 
 class Batch(NamedTuple):
@@ -91,6 +91,9 @@ class SteeringDataset(mx.gluon.data.Dataset):
         if not len(self.rows):
             raise ValueError("a dataset needs at least one row")
         self.steering = np.asarray(steering, np.float32)[self.rows]
+        everywhere = np.ones(len(steering), bool)
+        shown = [getattr(source, "is_there", everywhere)[self.rows] for source in self.frames.values()]
+        self._is_there = np.stack(shown)  # (cameras, n)
         self.spec: InputSpec = self.frames["center"].spec
 
     def __len__(self) -> int:
@@ -104,6 +107,10 @@ class SteeringDataset(mx.gluon.data.Dataset):
     def cameras(self) -> Tuple[str, ...]:
         """The cameras whose frames are there."""
         return tuple(self.frames)
+
+    def choose_cameras(self, numbers: Numbers, wished: np.ndarray) -> np.ndarray:
+        """Return (n,) positions in :attr:`cameras`: those wished for, or the centre where a row has no such picture."""
+        return np.where(self._is_there[wished, numbers], wished, self.cameras.index("center"))
 
     def read(self, numbers: Numbers) -> np.ndarray:
         """Return the centre camera's frames of these numbers, (n, H, W, 3) uint8, a copy that may be changed."""
@@ -131,7 +138,7 @@ class SteeringDataset(mx.gluon.data.Dataset):
             if len(places):
                 source, chosen = self.frames[camera], rows[places]
                 # Of all sources, only a mapped file has frames to show without a copy.
-                read = source.pick(chosen) if isinstance(source, CachedFrames) else source.read(chosen)
+                read = source.pick(chosen) if hasattr(source, "pick") else source.read(chosen)
                 frames.update(zip(places, read))
         return [frames[place] for place in range(len(rows))]
 
@@ -152,7 +159,7 @@ class TrainingLoader:
     balance
         0 draws rows as recorded, 1 makes every angle equally frequent, default 0.25 (see :func:`balance_weights`).
     side_cameras
-        Share of frames from the left and right camera, where there are any, 0 to 1; their steering is corrected by
+        Share of frames from the left and right camera, of rows that have them, 0 to 1; their steering is corrected by
         ``augmentation.correction``, as a shift to there is.
     seed
         Of the loader's own generator.
@@ -236,7 +243,8 @@ class TrainingLoader:
 
     def _plan_batch(self, epoch: int, position: int, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray, Draw]:
         generator = np.random.default_rng([self.seed, epoch, position])
-        cameras = generator.choice(len(self._camera_shares), self.batch_size, p=self._camera_shares)
+        wished = generator.choice(len(self._camera_shares), self.batch_size, p=self._camera_shares)
+        cameras = self.dataset.choose_cameras(rows[position], wished)
         steering = self.dataset.steering[rows[position]] + self._corrections[cameras]
         return steering, cameras, self.augmentation.draw(self.batch_size, generator)
 
@@ -285,8 +293,10 @@ def open_frames(
     cameras: Optional[Sequence[str]] = None,
     folder: Union[str, Path, None] = None,
     budget_gb: float = DEFAULT_BUDGET_GB,
-) -> Dict[str, CachedFrames]:
+) -> Dict[str, FrameSource]:
     """Open the preprocessed frames of a log's cameras; the first time, this decodes them.
+
+    A camera that only some rows have pictures of, as where recordings were joined, gives :class:`PartialFrames`.
 
     Parameters
     ----------
@@ -299,10 +309,46 @@ def open_frames(
     folder, budget_gb
         As for :class:`~robostig.frame_cache.CachedFrames`.
     """
-    return {
-        camera: CachedFrames(log.pictures[camera], spec, folder=folder, budget_gb=budget_gb, label=f"{camera} frames")
-        for camera in (cameras if cameras is not None else log.pictures)
-    }
+    frames: Dict[str, FrameSource] = {}
+    for camera in cameras if cameras is not None else log.pictures:
+        is_there = log.locate_pictures(camera)
+        pictures = log.pictures[camera] if is_there.all() else [each for each in log.pictures[camera] if each]
+        cached = CachedFrames(pictures, spec, folder=folder, budget_gb=budget_gb, label=f"{camera} frames")
+        frames[camera] = cached if is_there.all() else PartialFrames(cached, is_there)
+    return frames
+
+
+class PartialFrames:
+    """Frames of a camera that not every row has a picture of, by the number of the row.
+
+    Parameters
+    ----------
+    frames
+        Of the rows that have one, in their order.
+    is_there
+        (N,) bool: which rows these are.
+    """
+
+    def __init__(self, frames: CachedFrames, is_there: np.ndarray) -> None:
+        self.spec, self.is_there = frames.spec, is_there
+        self._frames, self._positions = frames, np.cumsum(is_there) - 1
+
+    def __len__(self) -> int:
+        return len(self.is_there)
+
+    def read(self, numbers: Numbers) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames of rows that have one, a copy that may be changed."""
+        return self._frames.read(self._locate(numbers))
+
+    def pick(self, numbers: Numbers) -> List[np.ndarray]:
+        """Return the same frames one by one, not to be changed, as :meth:`CachedFrames.pick`."""
+        return self._frames.pick(self._locate(numbers))
+
+    def _locate(self, numbers: Numbers) -> np.ndarray:
+        wanted = np.asarray(numbers, np.int64)
+        if not self.is_there[wanted].all():
+            raise ValueError(f"row {wanted[~self.is_there[wanted]][0]} has no picture of this camera")
+        return self._positions[wanted]
 
 
 class ArrayFrames:

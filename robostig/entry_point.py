@@ -9,10 +9,10 @@ or at home, with the same flags::
 
     python robostig/entry_point.py --model comma --training recording --model-dir out/comma
 
-Channels hold a driving log and its pictures, several in sub-folders, what ``robostig pack`` makes of these (which may
-come through a pipe), or the arrays of the pipeline's first module (``train_X.npy`` and so on); without a ``validation``
-channel, stretches of the training drive are held out. The model server finds ``model_fn`` and ``transform_fn`` here,
-and needs nothing of what training needs.
+Channels hold a recording (of Udacity's simulator, donkeycar or comma.ai), several in sub-folders, what ``robostig
+pack`` makes of these (which may come through a pipe), or the arrays of the pipeline's first module (``train_X.npy`` and
+so on); without a ``validation`` channel, stretches of the training drive are held out. The model server finds
+``model_fn`` and ``transform_fn`` here, and needs nothing of what training needs.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _train(arguments: argparse.Namespace, workers: WorkerGroup) -> None:
     from robostig.pipeline import read_recording, train_model
 
     config = TrainingConfig.from_arguments(arguments)
-    get_spec(config.model)  # before the data is read, which may take long
+    get_spec(config.model, pretrained=config.pretrained)  # before the data is read, which may take long
     if not arguments.training:
         raise ValueError("there is nothing to learn from: give the estimator a channel `training`, or --training DIR")
     training, validation = (folder and find_channel(folder) for folder in (arguments.training, arguments.validation))

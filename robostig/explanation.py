@@ -123,7 +123,8 @@ class SaliencyMasker:
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
             symbol, parameters = fold_constants(symbol, parameters)
             graph = json.loads(symbol.tojson())
-            layers = _find_layers(graph, (spec.height, spec.width), name)
+            shapes = {each: value.shape for each, value in parameters.items()}
+            layers = _find_layers(graph, {**shapes, "data": (1, 3, spec.height, spec.width)}, name)
             self._windows = [layer.windows for layer in layers]
             read = _select(graph, [*(layer.node for layer in layers), graph["heads"][0][0]])
             # What it reads is averaged by NumPy, which is ten times as quick about it as MXNet's operators.
@@ -207,27 +208,32 @@ class _Change:
     windows: Tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
 
 
-def _find_layers(graph: Mapping[str, Any], size: Pair, name: str) -> List[_Layer]:
-    """Return the layers to average, from the input down."""
+def _find_layers(graph: Mapping[str, Any], given: Mapping[str, Sequence[int]], name: str) -> List[_Layer]:
+    """Return the layers to average, from the input down; the shapes of input and parameters are given."""
     nodes = graph["nodes"]
     operators = [number for number, node in enumerate(nodes) if node["op"] != "null"]
-    _, shapes, _ = _select(graph, operators).infer_shape(data=(1, 3, *size))
+    every = _select(graph, operators)
+    shapes = every.infer_shape(**{each: given[each] for each in every.list_arguments() if each in given})[1]
+    if shapes is None:
+        raise ValueError(f"{name} cannot be explained: MXNet cannot tell the sizes of its feature maps")
     shape_of: Dict[int, Sequence[int]] = dict(zip(operators, shapes))
-    sizes: Dict[Pair, _Change] = {size: _Change()}
     found: Dict[int, Pair] = {}  # nodes with maps, and the size of these
+    changes: Dict[int, _Change] = {}  # how they got it
     is_convolved: Dict[int, bool] = {}
     for number, node in enumerate(nodes):
         sources = [source for source, *_ in node["inputs"] if source in found]
         if node["op"] == "null":
             if node["name"] == "data":
-                found[number], is_convolved[number] = size, False
+                found[number] = (int(given["data"][2]), int(given["data"][3]))
+                changes[number], is_convolved[number] = _Change(), False
             continue
         shape = shape_of[number]
         if not sources or len(shape) != 4:
             continue
         is_convolved[number] = node["op"] == "Convolution" or any(is_convolved[source] for source in sources)
         here = (int(shape[2]), int(shape[3]))
-        if here not in [found[source] for source in sources]:
+        alike = [changes[source] for source in sources if found[source] == here]
+        if not alike:
             if node["op"] != "Convolution" and here == (1, 1):
                 continue  # one number a channel: the head's pooling, or what weighs the channels of a block
             if node["op"] not in ("Convolution", "Pooling", "slice_axis"):
@@ -235,21 +241,19 @@ def _find_layers(graph: Mapping[str, Any], size: Pair, name: str) -> List[_Layer
                     f"{name} cannot be explained: {node['name']} ({node['op']}) changes the size of its feature maps; "
                     "this can be followed through convolutions, poolings and slices alone"
                 )
-            change = _read_change(node["attrs"], sources[0], found[sources[0]], here)
-            if here not in sizes or change.kernel > sizes[here].kernel:
-                sizes[here] = change
-        found[number] = here
+            alike = [_read_change(node["attrs"], sources[0], found[sources[0]], here)]
+        found[number], changes[number] = here, max(alike, key=lambda each: each.kernel)
     if not any(is_convolved.values()):
         raise ValueError(
             f"{name} cannot be explained: it has no convolutions, whose feature maps would show where it looks; models "
             "that have some can be, such as nvidia and comma"
         )
     layers: List[_Layer] = []
-    node_here: Optional[int] = max(found)
+    node_here: Optional[int] = max(number for number in found if is_convolved[number])
     while node_here is not None:
         if is_convolved[node_here]:
             layers.insert(0, _Layer(node_here, []))
-        change = sizes[found[node_here]]
+        change = changes[node_here]
         if change.source is not None:
             layers[0].windows.append(change.windows)
         node_here = change.source

@@ -47,13 +47,15 @@ def fold_constants(symbol: Any, parameters: Mapping[str, Any]) -> Tuple[Any, Dic
             is_constant.append(node["name"] in parameters)
         else:  # an operator without inputs may draw at random
             is_constant.append(bool(node["inputs"]) and all(is_constant[number] for number, *_ in node["inputs"]))
-    needed = {number for node, fixed in zip(nodes, is_constant) if not fixed for number, *_ in node["inputs"]}
+    inputs = [each for node, fixed in zip(nodes, is_constant) if not fixed for each in node["inputs"]]
+    split = {number for number, output, *_ in inputs if output}  # a parameter is a single array
+    needed = {number for number, *_ in inputs} - split
     folded = sorted(number for number in needed if is_constant[number] and nodes[number]["op"] != "null")
     if not folded:
         return symbol, dict(parameters)
     constants = mx.sym.load_json(json.dumps({**graph, "heads": [[number, 0, 0] for number in folded]}))
-    inputs = constants.list_inputs()
-    values = mx.gluon.SymbolBlock(constants, [mx.sym.var(name) for name in inputs])(*(parameters[n] for n in inputs))
+    names = constants.list_inputs()
+    values = mx.gluon.SymbolBlock(constants, [mx.sym.var(name) for name in names])(*(parameters[n] for n in names))
     known = dict(parameters)
     for number, value in zip(folded, values if len(folded) > 1 else [values]):
         name = f"{nodes[number]['name']}_folded"
@@ -80,7 +82,7 @@ def fold_scaling(symbol: Any, parameters: Mapping[str, Any]) -> Tuple[Any, Dict[
     """
     graph = json.loads(symbol.tojson())
     nodes, known = graph["nodes"], dict(parameters)
-    uses = [number for node in nodes for number, *_ in node["inputs"]]
+    uses = [number for node in [*nodes, {"inputs": graph["heads"]}] for number, *_ in node["inputs"]]
     for node in nodes:
         if not _is_convolution(node):
             continue
@@ -131,22 +133,24 @@ def pair_columns(
     """
     graph = json.loads(symbol.tojson())
     nodes, known = graph["nodes"], dict(parameters)
-    internals = symbol.get_internals()
-    sizes = dict(zip(internals.list_outputs(), internals.infer_shape(data=shape)[1]))
-    for second in filter(_is_convolution, nodes):
-        activation = nodes[second["inputs"][0][0]]
-        first = nodes[activation["inputs"][0][0]] if _keeps_zero(activation) else activation
+    every = mx.sym.load_json(json.dumps({**graph, "heads": [[number, 0, 0] for number in range(len(nodes))]}))
+    given = {name: known[name].shape for name in every.list_arguments() if name in known}
+    sizes = every.infer_shape(data=shape, **given)[1]
+    for second in filter(_is_convolution, nodes if sizes else ()):  # MXNet cannot tell the sizes of every graph
+        number = second["inputs"][0][0]
+        activation = nodes[number]
+        if _keeps_zero(activation):
+            number = activation["inputs"][0][0]
+        first = nodes[number]
         is_only_way = _count_uses(activation, graph) == 1
         if not (is_only_way and all(_is_plain(node, graph, known) for node in (first, second))):
             continue
-        weight, bias, next_weight = (
-            nodes[number]["name"] for number, *_ in (*first["inputs"][1:], second["inputs"][1])
-        )
+        weight, bias, next_weight = (nodes[each]["name"] for each, *_ in (*first["inputs"][1:], second["inputs"][1]))
         kernel, offset, next_kernel = (known[name].asnumpy() for name in (weight, bias, next_weight))
         channels = _count_used(kernel, offset)
         (down, aside), (next_down, next_aside) = (ast.literal_eval(each["attrs"]["stride"]) for each in (first, second))
         is_fuller = channels % CHANNEL_BLOCK and not 2 * channels % CHANNEL_BLOCK
-        if not is_fuller or next_aside != 2 or sizes[f"{first['name']}_output"][3] % 2:
+        if not is_fuller or next_aside != 2 or sizes[number][3] % 2:
             continue
         left, right = (np.pad(kernel[:channels], [(0, 0)] * 3 + [margin]) for margin in ((0, aside), (aside, 0)))
         known[weight] = _set_kernel(first, np.concatenate([left, right]), (down, 2 * aside))

@@ -198,6 +198,12 @@ class Inspection:
         """Seconds of driving, without pauses."""
         return float(self.log.driving_clock()[-1])
 
+    @property
+    def fault(self) -> Optional[str]:
+        """Why a training would stop, even with bad rows left out: it is too short, or a picture cannot be read."""
+        unreadable = (bad.detail for bad in self.bad_pictures if bad.kind == FAULTS[0])
+        return self.split_fault or next(unreadable, None)
+
     def count_skipped(self) -> Dict[str, int]:
         """Return what is wrong with rows that cannot be used, and how many there are of each; the most first."""
         return dict(Counter(each.kind for each in self.log.skipped).most_common())
@@ -235,7 +241,7 @@ class Inspection:
             ],
             "training": {
                 "stops_at": self.stop,
-                "fault": self.split_fault,
+                "fault": self.fault,
                 "rows": None if split is None else len(split.train),
                 "held_out": None if split is None else len(split.validation),
                 "gaps": None if split is None else split.left_out,

@@ -163,7 +163,10 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
         If the bytes are cut off, or no picture.
     """
     fault = _find_fault(len(data), data[:4], data[-_TAIL:])
-    picture = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        picture = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # its header asks for more pixels than OpenCV makes
+        picture = None
     if picture is None:
         raise ValueError(f"{name}: {fault or 'is no picture that can be decoded'}; remove its row or restore the file")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)

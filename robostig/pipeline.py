@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
@@ -12,17 +12,17 @@ import numpy as np
 
 from robostig._files import make_folder
 from robostig.artifact import save_artifact
-from robostig.backend import choose_contexts
+from robostig.backend import choose_contexts, count_parameters
 from robostig.closed_loop import ClosedLoop
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, has_arrays, open_frames, read_arrays
-from robostig.driving_log import DrivingLog, read_driving_log
+from robostig.driving_log import DrivingLog, Places, read_driving_log, read_picture
 from robostig.evaluation import OpenLoop, Steer, evaluate_on_log, evaluate_open_loop
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
-from robostig.preprocessing import InputSpec
+from robostig.preprocessing import InputSpec, preprocess
 from robostig.split import Split, split_by_time
-from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, fit
+from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, find_backbone, fit
 from robostig.workers import WorkerGroup
 
 __all__ = [
@@ -55,18 +55,23 @@ class Recording:
         The log that the held-out rows belong to; the same ``log`` unless there is a channel for it.
     arrays
         Training set and validation set, if the recording is arrays.
+    about
+        What else an artifact should remember of it: plain values.
     """
 
     log: Optional[DrivingLog] = None
     split: Optional[Split] = None
     validation_log: Optional[DrivingLog] = None
     arrays: Optional[Tuple[SteeringDataset, SteeringDataset]] = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, spec: InputSpec, config: TrainingConfig) -> Tuple[SteeringDataset, SteeringDataset]:
         """Return the training set and the validation set, preprocessed for a model (arrays are what they are)."""
         if self.arrays is not None:
             return self.arrays
         assert self.log is not None and self.split is not None and self.validation_log is not None
+        for log in {id(log): log for log in (self.log, self.validation_log)}.values():
+            _check_pictures(log, spec)
         cameras = list(self.log.pictures) if config.side_cameras > 0 else ["center"]
         frames = open_frames(self.log, spec, cameras=cameras, budget_gb=config.cache_gb)
         held_out = frames
@@ -111,13 +116,16 @@ class Recording:
         assert self.log is not None and self.split is not None and self.validation_log is not None
         return {
             "kind": "driving log",
-            "folder": self.log.folder.resolve().name,
+            "folder": self.log.name,
             "fingerprint": self.log.fingerprint(),
             "validation_fingerprint": self.validation_log.fingerprint(),  # the same if stretches were held out
             "drives": [*self.log.identify_drives()],
             "rows": len(self.log),
             "rows_left_out": len(self.log.skipped),
+            "frame_size": list(read_picture(self.log.pictures["center"][0]).shape[:2]),
             "split": self.split.description,
+            "licence": _find_licence(self.log.folder),
+            **self.about,
         }
 
 
@@ -168,15 +176,15 @@ class TrainedModel:
 
 
 def read_recording(
-    folder: Union[str, Path], config: TrainingConfig, *, validation_folder: Union[str, Path, None] = None
+    folder: Places, config: TrainingConfig, *, validation_folder: Union[str, Path, None] = None
 ) -> Recording:
     """Read a recording and decide what is held out.
 
     Parameters
     ----------
     folder
-        A driving log, packed or not, or several in sub-folders; or the earlier modules' ``train_X.npy`` and
-        ``train_Y.npy``.
+        A recording of any format, packed or not, several in sub-folders, or several folders; or the earlier modules'
+        ``train_X.npy`` and ``train_Y.npy``.
     config
         For the split, and what to do with bad rows.
     validation_folder
@@ -187,11 +195,18 @@ def read_recording(
     FileNotFoundError, ValueError
         As :func:`~robostig.driving_log.read_driving_log` and :func:`~robostig.data.read_arrays`.
     """
-    if has_arrays(folder):
-        return Recording(arrays=read_arrays(folder, validation_folder))
+    places = [folder] if isinstance(folder, (str, Path)) else folder
+    arrays = [place for place in places if has_arrays(place)]
+    if arrays and len(places) > 1:
+        raise ValueError(f"{arrays[0]} holds arrays, which cannot be joined with other recordings; train on them alone")
+    if arrays:
+        return Recording(arrays=read_arrays(arrays[0], validation_folder))
     log = read_driving_log(folder, on_error=config.on_error)
+    _tell_of_missing_cameras(log, config)
+    names = [Path(place).resolve().name for place in places]
+    about = {"folder": ", ".join(names), "joined": names} if len(names) > 1 else {}
     if validation_folder is None:
-        return Recording(log, _split_log(log, config), log)
+        return Recording(log, _split_log(log, config), log, about=about)
     other = read_driving_log(validation_folder, on_error=config.on_error)
     trained_on = set(log.identify_drives())
     if trained_on.issuperset(other.identify_drives()):
@@ -205,7 +220,54 @@ def read_recording(
             "them out of one of the two"
         )
     description = f"{len(log):,} rows to train on, {len(other):,} rows of a recording of their own held out"
-    return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
+    return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other, about=about)
+
+
+def _find_licence(folder: Path) -> Optional[str]:
+    """Return the name and the first line of the licence that lies in a recording's folder; None if there is none."""
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.stem.upper() in ("LICENSE", "LICENCE", "COPYING") and path.is_file():
+                lines = map(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines())
+                return f"{path.name}: {next(filter(None, lines), 'empty')[:80]}"
+    except OSError as error:  # no reason to throw a trained model away
+        logger.warning("no licence is looked for beside the recording: %s", error)
+    return None
+
+
+def _tell_of_missing_cameras(log: DrivingLog, config: TrainingConfig) -> None:
+    """Warn of rows that have no side cameras, where these are to be learned from."""
+    sides = ("left", "right")
+    missing = int((~np.any([log.locate_pictures(camera) for camera in sides], axis=0)).sum())
+    if missing and config.side_cameras > 0:
+        logger.warning(
+            "%s of %s rows have no side cameras: they are learned from as the centre camera saw them, which shows no "
+            "way back to the middle of the lane",
+            f"{missing:,}",
+            f"{len(log):,}",
+        )
+
+
+def _check_pictures(log: DrivingLog, spec: InputSpec) -> None:
+    """Raise ValueError if a drive's first picture cannot be made a network's input, and say if sizes differ."""
+    sizes: Dict[Tuple[int, ...], str] = {}
+    for drive in log.drives:
+        picture = log.pictures["center"][drive.start]
+        frame = read_picture(picture)
+        try:
+            preprocess(frame, spec)
+        except ValueError as error:
+            raise ValueError(f"{picture}: {error}") from error
+        sizes.setdefault(frame.shape[:2], drive.name)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
+        logger.info(
+            "pictures are of %d sizes: %s; the same shares of each are cut away, and the rest is resized to %dx%d",
+            len(sizes),
+            listed,
+            spec.height,
+            spec.width,
+        )
 
 
 def _split_log(log: DrivingLog, config: TrainingConfig) -> Split:
@@ -257,7 +319,8 @@ def train_model(
     """
     workers = workers or WorkerGroup()
     spec = get_spec(config.model)
-    net = get_model(config.model)
+    net = get_model(config.model, pretrained=config.pretrained)
+    find_backbone(net, config)  # what it refuses is told before a frame is decoded
     out = make_folder(out) if workers.is_first else Path(out)
     train, validation = recording.open(spec.input, config)
     workdir = out / WORKDIR if workdir is None else Path(workdir)
@@ -277,13 +340,17 @@ def train_model(
     training_mean = float(train.steering.mean(dtype=np.float64))
     pilot = Pilot(net, train.spec, facts={"model": config.model})
     open_loop = recording.evaluate(pilot, training_mean)
-    parameters = int(sum(np.prod(each.shape) for each in net.collect_params().values()))
-    trained = TrainedModel(config.model, out, parameters, result, open_loop)
+    trained = TrainedModel(config.model, out, count_parameters(net), result, open_loop)
     facts = {
         "model": config.model,
+        "summary": spec.summary,
         "reference": spec.reference,
         "config": config.to_dict(),
-        "data": {**recording.facts(), "training_mean": training_mean},
+        "data": {
+            **recording.facts(),
+            "training_mean": training_mean,
+            "pretrained_on": spec.pretrained if config.pretrained else None,
+        },
         "scores": trained.summarize(),
     }
     if workers.is_first:
@@ -297,7 +364,7 @@ def train_model(
 
 
 def evaluate_artifact(
-    artifact: Union[str, Path], folder: Union[str, Path], *, rows: str = "auto", on_error: str = "raise"
+    artifact: Union[str, Path], folder: Places, *, rows: str = "auto", on_error: str = "raise"
 ) -> Tuple[OpenLoop, str]:
     """Score an artifact on a driving log.
 
@@ -306,7 +373,7 @@ def evaluate_artifact(
     artifact
         The folder of a trained model.
     folder
-        A driving log.
+        A recording of any format, or several.
     rows
         ``"held-out"``: what of this log was held out when the artifact was trained; ``"all"``: every row; ``"auto"``:
         what was held out, or every row if nothing was.
@@ -331,12 +398,13 @@ def evaluate_artifact(
     numbers, which = choose_rows(log, data, pilot.facts.get("config", {}), rows)
     if which is None:
         raise ValueError(f"nothing of {log.source} was held out from {artifact}; use --rows all")
+    training_mean = data.get("training_mean", 0.0) if isinstance(data, Mapping) else 0.0
     label = pilot.facts["model"]
-    return evaluate_on_log(pilot.steer, log, numbers, training_mean=data.get("training_mean", 0.0), label=label), which
+    return evaluate_on_log(pilot.steer, log, numbers, training_mean=training_mean, label=label), which
 
 
 def evaluate_driver(
-    steer: Steer, folder: Union[str, Path], *, on_error: str = "raise", label: str = "driver"
+    steer: Steer, folder: Places, *, on_error: str = "raise", label: str = "driver"
 ) -> Tuple[OpenLoop, str]:
     """Score anything that steers on every row of a driving log; returns and raises as :func:`evaluate_artifact`."""
     log = read_driving_log(folder, on_error=on_error)
@@ -357,6 +425,7 @@ def choose_rows(
     rows
         As in :func:`evaluate_artifact`.
     """
+    data, config = (each if isinstance(each, Mapping) else {} for each in (data, config))  # a notebook's may be a text
     everything, fingerprint = np.arange(len(log)), log.fingerprint()
     trained_on = data.get("fingerprint") == fingerprint
     held_out = data.get("validation_fingerprint") == fingerprint

@@ -772,7 +772,7 @@ def _rebuild_command(comparison: Comparison) -> str:
 
 
 def _name_folder(comparison: Comparison) -> str:
-    return comparison.log.folder.resolve().name
+    return comparison.log.name
 
 
 def _show(value: Any, show: Callable[[Any], str]) -> str:

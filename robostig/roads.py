@@ -15,7 +15,7 @@ from robostig._files import make_folder, replace_file
 from robostig.driving_log import LOG_NAME
 from robostig.simulation import DIRECTIONS, LOOKS, Track, load_track, record
 
-__all__ = ["RECIPE", "TEST_ROADS", "record_training_roads", "training_tracks"]
+__all__ = ["RECIPE", "TEST_ROADS", "describe_training_roads", "record_training_roads", "training_tracks"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ def training_tracks() -> List[Track]:
         for column, look in enumerate(LOOKS)
         if number <= TRAINING_ROADS[look]
     ]
+
+
+def describe_training_roads(seed: int) -> Dict[str, str]:
+    """Return what an artifact should remember of the recording of these roads, but for what the log itself says."""
+    roads = ", ".join(f"{look}:1 to {look}:{count}" for look, count in TRAINING_ROADS.items())
+    return {
+        "origin": f"the built-in track, as robostig compare records its expert where no --data is given: "
+        f"{TRAINING_LAPS:g} laps each of {roads}, seed {seed}",
+        "licence": "Apache-2.0, as RoboStig, which draws the track",
+    }
 
 
 def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:

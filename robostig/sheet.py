@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_sheet"]
 
 COLUMNS = 6  # frames in a line
+TALLEST = 2.0  # of a frame's width; taller ones are shown narrower
 REASONS = 2  # named, why rows cannot be used
 CAPTION, GAP = 0.2, 0.1  # inches: a line above a frame, and what is between frames
 RECORDED, HELD_OUT, FAULTY, PAUSE = "#9aa5b1", PALETTE[0], PALETTE[1], PALETTE[2]
@@ -55,7 +56,7 @@ def draw_sheet(inspection: Inspection) -> Figure:
     cameras = list(inspection.log.pictures)
     sizes = inspection.sizes["center"]
     height, width = next(iter(sizes), (1, 2))
-    line = WIDTH / COLUMNS * height / width
+    line = WIDTH / COLUMNS * min(height / width, TALLEST)
     heights = [2.3, 2.6, (line + GAP) * len(cameras) + CAPTION, line + 2.0 * CAPTION]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.9), layout="constrained")
     figure.suptitle(_describe(inspection), x=0.01, ha="left", size=10.5, color=INK)
@@ -79,7 +80,9 @@ def draw_sheet(inspection: Inspection) -> Figure:
 
 def _describe(inspection: Inspection) -> str:
     log = inspection.log
-    text = f"{log.folder.resolve().name}: {len(log):,} rows, {inspection.seconds / 60.0:.1f} minutes of driving"
+    # Two dollars would be mathematics, and the name on disk may be bytes that are no text.
+    name = log.name.replace("$", r"\$").encode("utf-8", "replace").decode()
+    text = f"{name}: {len(log):,} rows, {inspection.seconds / 60.0:.1f} minutes of driving"
     laps = [leg for leg in inspection.legs if leg.laps is not None]
     around = {way: sum(leg.laps or 0.0 for leg in laps if leg.direction == way) for way in ("left", "right")}
     return ", ".join([text, *(f"{count:.1f} laps to the {way}" for way, count in around.items() if count)])

@@ -26,11 +26,21 @@ from robostig.augmentation import Augmentation
 from robostig.backend import choose_contexts, mx
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
+from robostig.freezing import Backbone
 from robostig.pilot import as_network_input, predict
 from robostig.precision import scale_losses, set_precision, watch_overflow
 from robostig.workers import WorkerGroup
 
-__all__ = ["CHECKPOINT", "FREE_SETTINGS", "EpochRecord", "TrainingConfig", "TrainingResult", "fit", "make_loader"]
+__all__ = [
+    "CHECKPOINT",
+    "FREE_SETTINGS",
+    "EpochRecord",
+    "TrainingConfig",
+    "TrainingResult",
+    "find_backbone",
+    "fit",
+    "make_loader",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -149,14 +159,15 @@ def fit(
     workers
         Those who train this network together, each calling this with the same arguments; this process alone if None.
         Each takes its share of every batch, all end with the same parameters and history, and the first writes files.
-        The result is one worker's to within rounding, but for dropout, whose masks each worker draws for its share.
+        The result is one worker's to within rounding, but for dropout, whose masks each worker draws for its share, and
+        for batch normalisation, which uses the statistics of each one's share.
 
     Raises
     ------
     ValueError
         If the two sets are preprocessed differently, the frames' size does not fit the network, a device cannot compute
-        in ``dtype``, the checkpoint belongs to other settings or data, the workers differ in either, or the loss stops
-        being a number.
+        in ``dtype``, the checkpoint belongs to other settings or data, the workers differ in either, the loss stops
+        being a number, or ``freeze_epochs`` would hold random weights or finds no backbone.
     ConnectionError
         If another worker has failed.
     """
@@ -170,8 +181,9 @@ def fit(
     if config.batch_size < devices:
         raise ValueError(f"a batch of {config.batch_size} cannot be shared by {devices} devices; raise batch_size")
     set_precision(config.dtype, contexts)
+    backbone = find_backbone(net, config)
     _prepare(net, train, contexts, config)
-    run = _Run(net, make_loader(train, config, workers), validation, config, contexts, workers)
+    run = _Run(net, backbone, make_loader(train, config, workers), validation, config, contexts, workers)
     folder = Path(workdir) if workdir is not None else None
     checkpoints = Path(checkpoint_dir) if checkpoint_dir is not None else folder
     if workers.is_first:
@@ -182,15 +194,17 @@ def fit(
         for partial in checkpoints.glob(f"{CHECKPOINT}.*.partial"):
             partial.unlink(missing_ok=True)  # of a run that was killed while it wrote; SageMaker would keep it on S3
         run.resume(checkpoints / CHECKPOINT)
-    run.meet_workers()
     resumed_from = len(run.history)
-    with tqdm(
+    bar = tqdm(
         total=config.epochs * len(run.loader),
         initial=resumed_from * len(run.loader),
         unit="batch",
         disable=None,
         leave=None,  # not below another bar
-    ) as bar:
+    )
+    try:
+        run.hold_backbone(resumed_from)
+        run.meet_workers()
         for epoch in range(resumed_from, config.epochs):
             if run.is_exhausted():
                 break
@@ -203,6 +217,9 @@ def fit(
                 _write_history(folder / HISTORY, run.history)
             if on_epoch is not None:
                 on_epoch(record)
+    finally:
+        bar.close()
+        run.hold_backbone(config.freeze_epochs)  # it is thawed, however this ends
     result = TrainingResult(
         history=tuple(run.history),
         best_epoch=run.best_epoch,
@@ -223,6 +240,26 @@ def fit(
         (checkpoints / CHECKPOINT).unlink(missing_ok=True)
     run.log("best epoch %d of %d: validation_rmse=%.5f", result.best_epoch, len(result.history), result.validation_rmse)
     return result
+
+
+def find_backbone(net: mx.gluon.HybridBlock, config: TrainingConfig) -> Optional[Backbone]:
+    """Return what is to be frozen for ``config.freeze_epochs``; None if that is 0.
+
+    Raises
+    ------
+    ValueError
+        If the network has no such part, or that part's weights would be random.
+    """
+    if not config.freeze_epochs:
+        return None
+    backbone = Backbone(net)
+    fresh = sum(map(_is_fresh, backbone.parameters.values()))
+    if fresh:
+        raise ValueError(
+            f"freeze_epochs={config.freeze_epochs} would hold {fresh} arrays of random weights: begin with trained "
+            "ones (pretrained=true), or choose freeze_epochs=0"
+        )
+    return backbone
 
 
 def make_loader(
@@ -255,6 +292,7 @@ class _Run:
     def __init__(
         self,
         net: mx.gluon.HybridBlock,
+        backbone: Optional[Backbone],
         loader: TrainingLoader,
         validation: SteeringDataset,
         config: TrainingConfig,
@@ -262,14 +300,14 @@ class _Run:
         workers: WorkerGroup,
     ) -> None:
         self.net, self.loader, self.validation, self.config, self.contexts = net, loader, validation, config, contexts
-        self.workers = workers
+        self.backbone, self.workers = backbone, workers
         self.log = logger.info if workers.is_first else logger.debug  # the logs of all hosts are read as one
         self.parameters = net.collect_params()
         options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
         if config.optimizer == "sgd":
             options["momentum"] = 0.9
         # Servers add gradients up and no more: every worker takes the same step, and has all that a checkpoint holds.
-        kvstore = workers.make_kvstore(sum(each.grad_req != "null" for each in self.parameters.values()))
+        kvstore = workers.make_kvstore(lambda: sum(each.grad_req != "null" for each in self.parameters.values()))
         self.trainer = mx.gluon.Trainer(
             self.parameters, config.optimizer, options, kvstore=kvstore, update_on_kvstore=False
         )
@@ -289,9 +327,25 @@ class _Run:
         """Say whether patience is over."""
         return 0 < self.config.patience <= len(self.history) - (self.best_epoch if self.history else 0)
 
+    def hold_backbone(self, epoch: int) -> bool:
+        """Freeze the backbone, or thaw it, as the configuration has it for an epoch; say whether that changed it."""
+        is_held = epoch < self.config.freeze_epochs
+        if self.backbone is None or self.backbone.is_frozen == is_held:
+            return False
+        self.backbone.freeze(is_held)
+        _compile(self.net, self.config)
+        return True
+
+    def _list_moving(self) -> List[Tuple[str, mx.gluon.Parameter]]:
+        """List what is not held: parameters that learn, and statistics."""
+        held = self.backbone.parameters if self.backbone is not None and self.backbone.is_frozen else {}
+        return [(name, each) for name, each in self.parameters.items() if name not in held]
+
     def train_epoch(self, epoch: int, bar: Any) -> EpochRecord:
         """Train one epoch, validate, and remember the parameters if they are the best so far."""
         started = time.perf_counter()
+        if self.hold_backbone(epoch):
+            self._reach_workers()
         # Dropout's draws depend on the epoch (and on the worker) alone, so that a resumed run repeats them.
         mx.random.seed(_derive_seed(self.config.seed, epoch, self.workers.rank))
         losses: List[List[mx.nd.NDArray]] = []
@@ -343,7 +397,7 @@ class _Run:
         self.steps += 1
         # Early on, the average follows quickly: the first parameters are not worth remembering.
         share = 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0))
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._list_moving():
             # (1 - share) * average + share * parameter: SGD's one pass over the memory, with a weight decay of -1.
             average = self.average[name]
             mx.nd.sgd_update(average, parameter.data(self.contexts[0]), lr=-share, wd=-1.0, out=average)
@@ -381,8 +435,8 @@ class _Run:
         """Give all workers the mean of what no gradient moves, such as batch norm's statistics of each one's share."""
         if self.workers.count == 1:
             return
-        moving = [(name, each) for name, each in self.parameters.items() if each.grad_req == "null"]
-        arrays = [array for name, each in moving for array in (each.data(self.contexts[0]), self.average[name])]
+        statistics = [(name, each) for name, each in self._list_moving() if each.grad_req == "null"]
+        arrays = [array for name, each in statistics for array in (each.data(self.contexts[0]), self.average[name])]
         told = self.workers.gather([array.asnumpy().tolist() for array in arrays])
         for array, values in zip(arrays, zip(*told)):
             array[:] = mx.nd.array(np.mean(values, axis=0))
@@ -433,7 +487,8 @@ class _Run:
             header = json.loads(arrays.pop("header").tobytes())
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"the checkpoint {path} cannot be read ({error}); remove it to start anew") from error
-        theirs, ours = {"hosts": 1, **header["settings"]}, self._settings()  # there was a time without several hosts
+        # A setting that there was not yet had its default, and there was a time without several hosts.
+        theirs, ours = {"hosts": 1, **TrainingConfig().to_dict(), **header["settings"]}, self._settings()
         differing = [
             f"{name} was {theirs.get(name)}, is {ours.get(name)}" for name in ours if theirs.get(name) != ours[name]
         ]
@@ -451,8 +506,8 @@ class _Run:
         counts = {int(key): value for key, value in header["updates_by_parameter"].items()}
         for updater, context in zip(self.trainer._updaters, self.contexts):
             for index, parameter in enumerate(self.trainer._params):
-                if parameter.grad_req == "null":
-                    continue  # running means and the like, which no optimizer changes
+                if f"state/{index}/0" not in arrays:
+                    continue  # no optimizer has changed it: a running mean, or a backbone that was frozen
                 fresh = updater.optimizer.create_state_multi_precision(index, parameter.data(context))
                 for position, part in enumerate(_as_tuple(fresh)):
                     part[:] = mx.nd.array(arrays[f"state/{index}/{position}"], ctx=context)
@@ -488,7 +543,10 @@ class _Run:
             last - first,
             self.config.batch_size,
         )
-        # The first exchange, of gradients that are zero still, waits for all.
+        self._reach_workers()
+
+    def _reach_workers(self) -> None:
+        """Exchange gradients that nobody needs: the first exchange waits for all to say what they will send."""
         self.workers.wait(self.trainer.allreduce_grads)
         self.workers.wait(mx.nd.waitall)
 
@@ -508,14 +566,12 @@ def _prepare(
     """Put the network on the devices, initialise what is not, and fix its shapes."""
     mx.random.seed(config.seed)
     parameters = net.collect_params()
-    fresh = [parameter for parameter in parameters.values() if parameter._data is None and not parameter._deferred_init]
-    if len(fresh) < len(parameters.keys()):
-        parameters.reset_ctx(list(contexts))
-    for parameter in fresh:
-        parameter.initialize(ctx=list(contexts), default_init=mx.init.Xavier())
-    # With static shapes, MXNet 1.9 updates BatchNorm's running means in no certain order: two runs would differ.
-    static_shape = config.hybridize and all(parameter.grad_req != "null" for parameter in parameters.values())
-    net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=static_shape)
+    for parameter in parameters.values():
+        if _is_fresh(parameter):
+            parameter.initialize(ctx=list(contexts), default_init=mx.init.Xavier())
+        else:
+            parameter.reset_ctx(list(contexts))
+    _compile(net, config)
     frame = train.read([0])
     try:
         for context in contexts:  # shapes follow from a first frame
@@ -526,6 +582,16 @@ def _prepare(
         reason = str(error).strip().splitlines()[-1]
         size = f"{train.spec.height}x{train.spec.width}"
         raise ValueError(f"the network does not take frames of {size}: {reason}") from error
+
+
+def _compile(net: mx.gluon.HybridBlock, config: TrainingConfig) -> None:
+    # With static shapes, MXNet 1.9 updates BatchNorm's running means in no certain order: two runs would differ.
+    static_shape = config.hybridize and all(each.grad_req != "null" for each in net.collect_params().values())
+    net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=static_shape)
+
+
+def _is_fresh(parameter: mx.gluon.Parameter) -> bool:
+    return parameter._data is None and not parameter._deferred_init
 
 
 def _derive_seed(seed: int, epoch: int, rank: int) -> int:

@@ -42,6 +42,7 @@ from robostig._files import make_folder, replace_file
 from robostig.artifact import read_facts
 from robostig.backend import choose_contexts, mx
 from robostig.config import TrainingConfig
+from robostig.driving_log import Places
 from robostig.figures import draw_tuning, save_figure
 from robostig.metrics import DEGREES
 from robostig.models import get_spec
@@ -182,7 +183,7 @@ class _TimeIsUpError(Exception):
 
 
 def tune(
-    folder: Union[str, Path],
+    folder: Places,
     out: Union[str, Path],
     config: TrainingConfig,
     *,
@@ -226,7 +227,7 @@ def tune(
     if minutes is not None and not minutes > 0.0:
         raise ValueError(f"minutes is {minutes:g}; it is more than 0")
     for model in space.get("model", (config.model,)):
-        get_spec(model)
+        get_spec(model, pretrained=config.pretrained)
     choose_contexts(config.device)
     out = Path(out)
     _check_folder(out)

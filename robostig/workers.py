@@ -130,7 +130,7 @@ class WorkerGroup:
                 "same checkpoint or none"
             )
 
-    def make_kvstore(self, count: int) -> Any:
+    def make_kvstore(self, count: Callable[[], int]) -> Any:
         """Return what Gluon's ``Trainer`` adds up one network's gradients with: among this host's devices, and hosts.
 
         All workers must have the same parameters already. Raises as :meth:`wait`.
@@ -138,7 +138,7 @@ class WorkerGroup:
         Parameters
         ----------
         count
-            How many of its parameters have gradients.
+            Says how many of its parameters have gradients; that may change between steps.
         """
         if self.count == 1:
             return "device"
@@ -349,16 +349,17 @@ class _GradientSum(mx.kv.KVStoreBase):
     find_server
         Returns MXNet's distributed store, which must not be kept.
     first_key
-        The number of the small parameters there, followed by those of each large one; no other network has them.
+        The number of the first large parameter there, followed by those of the others; no other network has them, nor
+        those before it, which small parameters that travel together get.
     count
-        How many parameters are summed in a step.
+        Says how many parameters are summed in a step.
     """
 
-    def __init__(self, find_server: Callable[[], Any], first_key: int, count: int) -> None:
+    def __init__(self, find_server: Callable[[], Any], first_key: int, count: Callable[[], int]) -> None:
         self._find_server, self._first_key, self._count = find_server, first_key, count
         self._seen = 0
         self._small: List[Sequence[mx.nd.NDArray]] = []
-        self._has_place = False
+        self._places: Dict[int, int] = {}  # for how many small numbers: the key
 
     @property
     def type(self) -> str:
@@ -373,7 +374,7 @@ class _GradientSum(mx.kv.KVStoreBase):
     def broadcast(self, key: int, value: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Make place for a parameter's gradients, if it is large; its value is the same everywhere."""
         if not _is_small(value):
-            self._make_place(1 + key, value)
+            self._make_place(self._first_key + key, value)
 
     def pushpull(self, key: int, value: Sequence[mx.nd.NDArray], out: Any = None, priority: int = 0) -> None:
         """Replace a parameter's gradients, one a device, by the sum over all devices of all workers.
@@ -384,8 +385,8 @@ class _GradientSum(mx.kv.KVStoreBase):
         if _is_small(value[0]):
             self._small.append(value)
         else:
-            self._find_server().pushpull(self._first_key + 1 + key, value, priority=priority)
-        if self._seen == self._count:
+            self._find_server().pushpull(self._first_key + key, value, priority=priority)
+        if self._seen == self._count():
             if self._small:
                 self._sum_small()
             self._seen, self._small = 0, []
@@ -393,10 +394,11 @@ class _GradientSum(mx.kv.KVStoreBase):
     def _sum_small(self) -> None:
         devices = [[array.reshape(-1) for array in arrays] for arrays in zip(*self._small)]  # the same memory
         joined = [mx.nd.concat(*arrays, dim=0) for arrays in devices]
-        if not self._has_place:
-            self._make_place(0, joined[0])
-            self._has_place = True
-        self._find_server().pushpull(self._first_key, joined)
+        size = joined[0].size
+        if size not in self._places:
+            self._places[size] = self._first_key - 1 - len(self._places)
+            self._make_place(self._places[size], joined[0])
+        self._find_server().pushpull(self._places[size], joined)
         starts = np.cumsum([0, *(array.size for array in devices[0][:-1])]).tolist()
         for sums, arrays in zip(joined, devices):
             # What mx.nd.split_v2 calls, which cannot write to where the gradients are.
@@ -404,7 +406,7 @@ class _GradientSum(mx.kv.KVStoreBase):
 
     def _make_place(self, key: int, value: mx.nd.NDArray) -> None:
         # Sending the value would fail: MXNet 1.9 loses arrays that oneDNN has laid out for inference.
-        self._find_server().init(self._first_key + key, mx.nd.zeros(value.shape, dtype=value.dtype))
+        self._find_server().init(key, mx.nd.zeros(value.shape, dtype=value.dtype))
 
 
 def _is_small(array: mx.nd.NDArray) -> bool:

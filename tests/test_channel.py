@@ -13,7 +13,7 @@ import pytest
 from robostig import channel
 from robostig.channel import find_channel
 from robostig.driving_log import pack_driving_log, read_driving_log
-from robostig.packed_log import read_picture_bytes
+from robostig.picture import read_picture_bytes
 
 
 @pytest.fixture

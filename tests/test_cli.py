@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 
 import robostig
-from robostig.artifact import save_artifact
+from robostig.artifact import WEIGHTS, _tell_packaged, save_artifact
 from robostig.backend import mx
 from robostig.cli import _build_parser, main
 from robostig.config import TrainingConfig
 from robostig.models import list_models
+from robostig.picture import encode_jpeg
 from robostig.preprocessing import InputSpec
 
 nn = mx.gluon.nn
@@ -66,7 +68,7 @@ def test_models_are_listed_for_people_and_for_programs(run):
 
 
 def test_a_pattern_that_matches_nothing_says_what_there_is(run):
-    assert_one_line(run("models", "x*"), 1, "there are: comma, nvidia")
+    assert_one_line(run("models", "x*"), 1, "there are: comma, mobilenet_v2, mobilenet_v3_small, nvidia, resnet18")
     assert run("models", "x*", "--json")[:2] == (0, "[]\n")
 
 
@@ -109,15 +111,69 @@ def test_a_model_saved_from_a_notebook_is_evaluated_as_well(run, make_recording)
     with net.name_scope():
         net.add(nn.Dense(1))
     net.initialize(mx.init.Zero())
-    save_artifact("mine", net, InputSpec(4, 8), {"model": "mine"})
+    save_artifact("mine", net, InputSpec(4, 8), {"model": "mine", "data": "a drive", "config": "the usual"})
     status, out, _ = run("evaluate", "mine", "--data", make_recording(10, size=(16, 32)), "--json")
     scores = parse(out)["open_loop"]
     assert status == 0 and scores["rmse"] == pytest.approx(scores["rmse_zero_baseline"])
 
 
+def test_scores_are_noted_in_the_artifact_and_its_card_if_asked_to(zoo, run, make_recording, caplog):
+    caplog.set_level("INFO")
+    data, other = (
+        make_recording(40, name=name, size=(16, 32), seed=seed) for seed, name in enumerate(("mine", "other"))
+    )
+    run("train", "--model", "tiny1", "--data", data, "--out", "tiny1", *QUICK)
+    before = parse(Path("tiny1/robostig.json").read_text())
+    run("evaluate", "tiny1", "--data", other)
+    assert parse(Path("tiny1/robostig.json").read_text()) == before  # not asked to
+    words = ["evaluate", "tiny1", "--data", other, "--track", "lake:9", "--laps", "0.02", "--delay", "0.1", "--keep"]
+    status, out, _ = run(*words, "--json")
+    assert status == 0 and "noted in tiny1" in caplog.text
+    told, facts = parse(out), parse(Path("tiny1/robostig.json").read_text())
+    assert {name: value for name, value in facts.items() if name != "elsewhere"} == before
+    road = "the built-in track, lake:9 forward, 0.02 laps at 30 mph, 0.1 s late"
+    driven = {"closed_loop": told.pop("closed_loop")}
+    assert facts["elsewhere"] == {"the recording other": told, road: driven}
+    card = Path("tiny1/README.md").read_text()
+    assert (
+        f"| {road} | {driven['closed_loop']['autonomy']:.1f} % autonomy, " in card
+        and "| the recording other | RMSE" in card
+    )
+    run("evaluate", "tiny1", "--data", data, "--keep")
+    assert list(parse(Path("tiny1/robostig.json").read_text())["elsewhere"]) == [
+        *facts["elsewhere"],
+        "the recording mine",
+    ]
+
+
+def test_weights_that_come_with_the_package_are_an_artifact_and_the_command_says_which(run, caplog):
+    caplog.set_level("INFO")
+    _tell_packaged.cache_clear()  # other tests may have been told
+    status, out, _ = run("evaluate", "nvidia", "--track", "lake:7", "--laps", "0.01")
+    assert status == 0 and "lake:7 forward" in out
+    assert "nvidia: the weights that come with RoboStig, since there is no folder of that name here" in caplog.text
+    words = "evaluate", "nvidia", "--track", "lake:7", "--laps", "0.01", "--keep"
+    status, out, err = run(*words)
+    assert (status, out) == (2, "") and "--keep would change what came with RoboStig; score a copy: cp -r " in err
+    Path("nvidia").mkdir()
+    assert_one_line(run("evaluate", "nvidia", "--track", "lake:7"), 1, "no trained model in nvidia: no robostig.json")
+
+
+def test_recordings_of_several_kinds_are_trained_on_packed_and_scored(zoo, run, make_recording, make_tub):
+    data = "--data", make_recording(60, size=(32, 64)), "--data", make_tub(60)
+    status, out, err = run("train", "--model", "tiny1", *data, "--out", "artifact", *QUICK, "--json")
+    assert status == 0 and "60 of 120 rows have no side cameras" in err
+    scores = parse(out)["open_loop"]
+    assert run("pack", data[1], data[3], "--out", "packed")[1].startswith("120 rows and 240 pictures are in ")
+    for words in (data, ("--data", "packed")):
+        again = parse(run("evaluate", "artifact", *words, "--json")[1])
+        assert "held-out rows" in again["rows"] and again["open_loop"]["rmse"] == pytest.approx(scores["rmse"])
+
+
 def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording):
     data = make_recording(60, size=(32, 64))
-    status, out, err = run("compare", "--data", data, "--out", "both", *QUICK, *DRIVE, "--json")
+    words = ["--data", data, "--models", "tiny1,tiny2", "--out", "both", *QUICK, *DRIVE]
+    status, out, err = run("compare", *words, "--json")
     printed = parse(out)
     assert status == 0, err
     written = parse(Path("both/comparison.json").read_text())
@@ -134,6 +190,11 @@ def test_models_are_compared_and_the_choice_is_reported(zoo, run, make_recording
     assert status == 0 and out.splitlines()[0].startswith("model  ") and "always zero" in out
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["tiny2", "tiny1"]
     assert "should drive" in out and str(Path("both/report.html")) in out
+
+
+def test_unless_told_otherwise_the_two_models_that_are_quickly_trained_are_compared():
+    names = _build_parser().parse_args(["compare"]).models.split(",")
+    assert names == ["nvidia", "comma"] and set(names) < set(list_models())
 
 
 def test_settings_are_tuned_and_the_printed_command_trains_with_the_best(zoo, run, make_recording):
@@ -177,6 +238,14 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["train", "--data", "data", "--epochs", "x"], 2, "epochs is 'x'; it takes a whole number"),
     (["compare", "--data", "data", "--models", "nvidia,com"], 2, "did you mean 'comma'"),
     (["compare", "--data", "data", "--models", "nvidia,nvidia"], 2, "name each model once"),
+    (
+        ["compare", "--data", "data", "--pretrained", "true"],
+        2,
+        "no trained weights of 'comma'; models that have some: mobi",
+    ),
+    (["tune", "--data", "data", "--model", "comma", "--pretrained", "yes"], 2, "no trained weights of 'comma'"),
+    (["train", "--data", "data", "--model", "comma", "--pretrained", "true"], 2, "no trained weights of 'comma'"),
+    (["train", "--data", "data", "--freeze-epochs", "-1"], 2, "freeze_epochs is -1; it takes at least 0"),
     (["tune", "--data", "data", "--trials", "0"], 2, "--trials is 0; it is how many there should be in all"),
     (["tune", "--data", "data", "--minutes", "nan"], 2, "--minutes is nan; it is more than 0"),
     (["tune", "--data", "data", "--model", "nvidea"], 2, "did you mean 'nvidia'"),
@@ -185,6 +254,13 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["compare", "--data", "data"], 1, "driving_log.csv"),
     (["train", "--data", "data", "--device", "gpu:99"], 1, "driving_log.csv"),
     (["evaluate", "data", "--data", "data"], 1, "no trained model in data"),
+    (
+        ["evaluate", "nvidla", "--track", "lake"],
+        1,
+        "nor do weights of that name come with RoboStig (there are: nvidia)",
+    ),
+    (["evaluate", "--constant", "0", "--track", "lake", "--keep"], 2, "--keep notes the scores in an ARTIFACT"),
+    (["serve", "nvidla"], 1, "nor do weights of that name come with RoboStig (there are: nvidia)"),
     (["evaluate", "data", "--track", "lake"], 1, "no trained model in data"),
     (["evaluate"], 2, "name one driver: an ARTIFACT, or --endpoint NAME"),
     (["evaluate", "data", "--constant", "0", "--track", "lake"], 2, "name one driver"),
@@ -209,6 +285,25 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["record", "out", "--track", "lake:-1"], 2, "there is no track 'lake:-1'"),
     (["record", "out", "--laps", "0"], 1, "laps is 0"),
     (["record", "."], 1, "is there already"),
+    (["inspect", "data"], 1, "driving_log.csv"),
+    (["inspect", "nowhere", "--out", "inspect.png"], 1, "there is no nowhere"),
+    (["inspect", "data", "--out", "inspect.gif"], 2, "name a file that ends with .png, .pdf, .svg"),
+    (["inspect", "data", "--out", "data"], 2, "--out is data; name a file"),
+    (["inspect", "data", "--stretch-s", "0"], 2, "stretch_s is 0.0; it takes at least 0.1"),
+    (["explain", "nvidia", "--out", "out"], 2, "--data DIR or --track NAMES, one of the two"),
+    (["explain", "nvidia", "--out", "out", "--data", "data", "--track", "lake"], 2, "one of the two"),
+    (["explain", "nvidia", "--out", "out", "--data", "data", "--laps", "2"], 2, "--laps is about a drive"),
+    (["explain", "nvidia", "--out", "out", "--data", "data"], 1, "driving_log.csv"),
+    (["explain", "data", "--out", "out", "--track", "lake"], 1, "no trained model in data"),
+    (["explain", "nvidia", "nvidia", "--out", "out", "--track", "lake"], 2, "name each artifact once"),
+    (["explain", "nvidia", "--out", "out", "--track", "laek"], 2, "Did you mean lake?"),
+    (["explain", "nvidia", "--out", "out", "--track", "lake", "--laps", "0"], 2, "laps is 0"),
+    (["explain", "nvidia", "--out", "out", "--track", "lake", "--frames", "0"], 2, "1 to 12"),
+    (
+        ["explain", "nvidia", "--out", "data", "--track", "lake", "--laps", "0.01", "--video", "x.gif"],
+        1,
+        "to be a video",
+    ),
     (["drive"], 2, "ARTIFACT"),
     (["simulate", "--connect", "ws://127.0.0.1:9"], 1, "nobody listens"),
 ]
@@ -301,13 +396,127 @@ def test_bad_rows_are_left_out_of_what_is_packed_and_counted(run, make_recording
     }  # fmt: skip
 
 
+def test_a_recording_is_looked_at_for_people_and_for_programs(run, make_recording):
+    recording = make_recording(60, size=(16, 32))
+    picture = sorted((recording / "IMG").glob("center_*"))[40]
+    picture.write_bytes(encode_jpeg(np.zeros((16, 32, 3), np.uint8)))
+    with open(recording / "driving_log.csv", "a") as file:
+        file.write("nowhere.jpg,,,0.1\n")
+    status, out, _ = run("inspect", recording, "--gap-s", "0.2", "--out", "sheets/inspect.png")
+    lines = {name: " ".join(rest) for name, *rest in (re.split(" {2,}", line) for line in out.splitlines())}
+    assert status == 0 and lines["rows"] == "60; 1 more are left out" and lines["center"] == "pictures: 60 of 16x32"
+    assert lines["rows left out: picture not found"] == "1 line 61"
+    assert lines["pictures: black"] == "1 center 40"
+    assert "training would stop, unless --on-error skip leaves such rows out: " in out
+    assert lines["picture"] == str(Path("sheets/inspect.png"))
+    assert Path("sheets/inspect.png").read_bytes().startswith(b"\x89PNG")
+
+    status, out, _ = run("inspect", recording, "--gap-s", "0.2", "--json")
+    told = parse(out)
+    assert status == 0 and told["rows"] == 60 and [bad["row"] for bad in told["bad_pictures"]] == [40]
+    assert sum(told["training"][name] for name in ("rows", "held_out", "gaps")) == 60
+    status, out, _ = run("inspect", recording)
+    assert status == 0 and out.splitlines()[-1] == f"as a picture: robostig inspect {recording} --out inspect.png"
+
+
 def test_an_interruption_says_how_to_go_on(run, monkeypatch):
     monkeypatch.setattr("robostig.models.list_models", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     status, _, err = run("models")
     assert status == 130 and "interrupted" in err
 
 
-COMMANDS = ("models", "record", "pack", "train", "tune", "evaluate", "compare", "drive", "simulate")
+COMMANDS = (
+    "models",
+    "record",
+    "pack",
+    "inspect",
+    "train",
+    "tune",
+    "evaluate",
+    "compare",
+    "explain",
+    "export",
+    "drive",
+    "simulate",
+)
+
+
+@pytest.fixture
+def exportable(tmp_path) -> Path:
+    net = nn.HybridSequential(prefix="mine_")
+    with net.name_scope():
+        net.add(nn.Dense(1))
+    net.initialize()
+    net(mx.nd.zeros((1, 3, 4, 8)))
+    return save_artifact(tmp_path / "mine", net, InputSpec(4, 8), {"model": "mine"})
+
+
+def test_a_model_is_exported_and_told_how_to_be_used(run, exportable, make_recording):
+    status, out, _ = run("export", exportable)
+    assert status == 0 and Path("mine.onnx").is_file()
+    assert "on 60 frames of the built-in track" in out and "InferenceSession('mine.onnx'" in out
+    data = make_recording(5, size=(48, 64))
+    words = ["--with-preprocessing", "--frame-size", "48x64", "--data", data, "--out", "to/x.onnx", "--json"]
+    status, out, _ = run("export", exportable, *words)
+    told = parse(out)
+    assert status == 0 and (told["file"], told["format"], told["frames"]) == ("to/x.onnx", "onnx", 5)
+    assert told["bytes"] == Path("to/x.onnx").stat().st_size and told["parameters"] == 3 * 4 * 8 + 1
+    assert told["input"]["shape"] == ["N", 48, 64, 3] and 0 <= told["max_difference"] < 1e-5
+    assert set(told["latency_ms"]) == {"onnxruntime", "pilot"} and Path(told["compared_on"]).parent == data
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--frame-size", "48x64"], 2, "add --with-preprocessing"),
+        (["--with-preprocessing", "--frame-size", "48"], 2, "'48' is no size of a camera's frames"),
+        (["--with-preprocessing", "--frame-size", "0x64"], 2, "'0x64' is no size"),
+        (["--with-preprocessing", "--frame-size", "99999x99999"], 2, "of at most 16,777,216 pixels"),
+        (["--data", "nowhere"], 1, "nowhere"),
+        (["--out", "."], 1, "is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_exported_so_is_explained(run, exportable, words, status, message):
+    assert_one_line(run("export", exportable, *words), status, message)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_exporting_names_what_to_install(run, exportable, monkeypatch, package):
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["robostig", "export"]]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    message = f'{package} is needed to export, and not installed: pip install "robostig[onnx]"'
+    assert_one_line(run("export", exportable), 1, message)
+
+
+def test_models_are_explained_on_a_road_for_people_and_for_programs(run):
+    words = ["explain", "nvidia", "--track", "lake:7,dirt:7", "--laps", "0.05", "--out", "explained"]
+    status, out, _ = run(*words, "--video", "looks.avi")
+    assert status == 0 and "at the edges  by chance" in out and "lake:7 forward, dirt:7 forward" in out
+    files = ("explained/explanation.png", "explained/explanation.json", "looks.avi")
+    assert all(Path(name).stat().st_size > 1000 for name in files) and {"picture", "video"} <= set(out.split())
+    status, out, _ = run(*words, "--frames", "3", "--json")
+    told = parse(out)
+    assert status == 0 and told == parse(Path("explained/explanation.json").read_text())
+    measured = told["models"]["nvidia"]
+    assert measured["artifact"] == "nvidia" and 0 < measured["chance_at_edges"] < measured["salient_at_edges"] < 1
+    steering = [scene["expert"] for scene in told["shown"]]
+    assert len(steering) == 3 and steering == sorted(steering) and {"place", "nvidia"} < set(told["shown"][0])
+
+
+def test_several_artifacts_of_one_model_are_explained_on_a_recording(run, make_recording):
+    shutil.copytree(WEIGHTS / "nvidia", "mine")
+    status, out, _ = run("explain", "nvidia", "mine", "--data", make_recording(8), "--out", "explained", "--json")
+    told = parse(out)
+    assert status == 0 and list(told["models"]) == ["nvidia", "mine"] and "all 8 rows" in told["looked_at"]
+    one, other = told["models"].values()
+    assert one["salient_at_edges"] is None and {**one, "artifact": ""} == {**other, "artifact": ""}
+
+
+def test_a_model_without_convolutions_cannot_be_explained(run, exportable):
+    outcome = run("explain", exportable, "--track", "lake", "--out", "out")
+    assert_one_line(outcome, 1, "cannot be explained: it has no convolutions")
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -330,7 +539,7 @@ def test_arrays_can_be_trained_on_but_not_compared_on(zoo, run, tmp_path):
         np.save(tmp_path / "data" / f"{prefix}_Y.npy", np.linspace(-0.5, 0.5, count, dtype=np.float32))
     status, out, _ = run("train", "--model", "tiny1", "--data", "data", *QUICK, "--json")
     assert status == 0 and parse(out)["open_loop"]["whiteness"] is None
-    status, _, err = run("compare", "--data", "data", *QUICK, "--track", "none")
+    status, _, err = run("compare", "--data", "data", "--models", "tiny1,tiny2", *QUICK, "--track", "none")
     assert status == 1 and "holds arrays" in err
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from robostig import roads
-from robostig.artifact import load_artifact
+from robostig.artifact import load_artifact, read_facts
 from robostig.backend import mx
 from robostig.closed_loop import ClosedLoop, Drive
 from robostig.comparison import choose, compare
@@ -162,6 +162,14 @@ def test_what_is_known_of_the_roads_is_said(zoo, tmp_path, monkeypatch):
     for names, said in (("lake:103,dirt:103", "2 roads that none has seen"), ("lake:2,dirt:103", "lake:2 among those")):
         comparison = compare(None, ["tiny1"], tmp_path / "out", config, tracks=parse_tracks(names), laps=0.02)
         assert said in comparison.reason
+        facts = read_facts(tmp_path / "out" / "tiny1")
+        assert said in facts["scores"]["closed_loop"]["roads"]
+        assert [each["track"] for each in facts["scores"]["closed_loop"]["tracks"]] == names.split(",")
+        assert facts["data"]["origin"].endswith(
+            "0.03 laps each of lake:1 to lake:2, mountain:1 to mountain:2, dirt:1 to dirt:2, seed 0"
+        )
+        card = (tmp_path / "out" / "tiny1" / "README.md").read_text()
+        assert said in card and "| licence | Apache-2.0, as RoboStig" in card and str(tmp_path) not in card
 
 
 def test_where_none_can_drive_closeness_to_the_human_decides_and_the_reason_says_so():

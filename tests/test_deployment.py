@@ -204,6 +204,7 @@ BAD_HYPERPARAMETERS = [
     ("nvidea", {}, "did you mean 'nvidia'"),
     ("nvidia", {"epochs": 0}, "epochs is 0; it takes 1 to"),
     ("nvidia", {"epoch": 3}, "did you mean epochs"),
+    ("comma", {"pretrained": True}, "no trained weights of 'comma'"),
     ("nvidia", {"model": "comma"}, "name it once"),
 ]
 

@@ -249,6 +249,15 @@ def test_a_bad_row_is_left_out_counted_and_explained(faulty, kind, row, error, m
     assert log.describe().endswith(f"left out 2 rows: 2 x {kind} (row 2, 4)")
 
 
+def test_a_link_that_leads_nowhere_is_a_fault_of_its_row(folder):
+    (folder / "IMG" / name_picture("left", 2)).unlink()
+    (folder / "IMG" / name_picture("left", 2)).symlink_to("elsewhere.jpg")
+    with pytest.raises(FileNotFoundError, match=r"row 3: the left picture .* cannot be read \(No such file"):
+        read(folder, write_rows())
+    log = read(folder, write_rows(), on_error="skip")
+    assert [(each.row, each.kind) for each in log.skipped] == [(3, "left picture cannot be read")]
+
+
 def test_a_side_picture_missing_from_one_row_is_a_fault_of_that_row(folder):
     rows = write_rows().splitlines()
     rows[2] = rows[2].replace("/Users/somebody/Desktop/recording/IMG/" + name_picture("left", 2), "")

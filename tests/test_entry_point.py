@@ -96,7 +96,7 @@ def test_a_packed_recording_comes_through_a_pipe(zoo, make_recording, job, monke
     [
         ([], "no driving_log.csv in .*training or below it, which holds nothing; .*robostig pack"),
         (["a/notes.txt", "recording.zip"], "which holds a, recording.zip; .*train_X.npy and the like"),
-        (["recording-center-00000.rec"], "which holds recording-center-00000.rec; .*with its index.rec"),
+        (["recording-center-00000.rec"], "which holds recording-center-00000.rec; .*index.rec and its shards"),
     ],
 )
 def test_a_channel_without_a_log_is_told_what_it_holds_and_what_is_allowed(job, capsys, content, message):

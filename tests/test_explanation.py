@@ -148,6 +148,47 @@ def test_of_layers_of_one_size_the_last_counts_with_residuals_pooling_and_batch_
         np.testing.assert_allclose(mask, normalize(whole * deconvolve(half * up, (12, 16), 2, 2)), atol=1e-5)
 
 
+def test_parameters_that_are_computed_from_others_are_no_obstacle():
+    class Scaled(mx.gluon.HybridBlock):
+        def __init__(self):
+            super().__init__(prefix="scaled_")
+            with self.name_scope():
+                self.layer, self.head = nn.Conv2D(2, 3, in_channels=3), nn.Dense(1)
+                self.scale = self.params.get("scale", shape=(1, 2, 1, 1), init=mx.init.One())
+
+        def hybrid_forward(self, F, x, scale):
+            return self.head(F.broadcast_mul(self.layer(x), F.exp(scale)))
+
+    net, spec = Scaled(), InputSpec(8, 8)
+    masks, _ = make_masker(net, spec).look(draw_inputs(spec))
+    assert masks.shape == (2, 8, 8) and masks.max() == 1.0
+
+
+def test_maps_may_grow_before_they_shrink_to_a_size_that_was_there():
+    spec = InputSpec(8, 9)
+    first = nn.Conv2D(4, 3, padding=2, in_channels=3, activation="relu")
+    second = nn.Conv2D(5, 3, in_channels=4, activation="relu")
+    masker, inputs = make_masker(Network(first, second, nn.Flatten(), nn.Dense(1)), spec), draw_inputs(spec, 1)
+    grown = first(mx.nd.array(inputs.transpose(0, 3, 1, 2)))
+    larger, shrunk = (each.asnumpy()[0].mean(axis=0) for each in (grown, second(grown)))
+    by_hand = deconvolve(larger * deconvolve(shrunk, (10, 11), 3, 1), (8, 9), 3, 1, 2)
+    np.testing.assert_allclose(masker.look(inputs).masks[0], normalize(by_hand), atol=1e-5)
+
+
+def test_what_goes_past_the_convolutions_is_left_out():
+    spec = InputSpec(12, 16)
+    convolution, pool = nn.Conv2D(4, 3, 2, in_channels=3, activation="relu"), nn.AvgPool2D(4)
+    both = mx.gluon.contrib.nn.HybridConcurrent(axis=1)
+    for layer in (convolution, pool):  # the last maps of the graph are those of the picture itself
+        way = nn.HybridSequential()
+        way.add(layer, nn.Flatten())
+        both.add(way)
+    masker, inputs = make_masker(Network(both, nn.Dense(1)), spec), draw_inputs(spec, 1)
+    features = convolution(mx.nd.array(inputs.transpose(0, 3, 1, 2))).asnumpy()[0]
+    by_hand = deconvolve(features.mean(axis=0), (12, 16), 3, 2)
+    np.testing.assert_allclose(masker.look(inputs).masks[0], normalize(by_hand), atol=1e-5)
+
+
 @pytest.mark.parametrize(("axis", "begin", "end"), [(2, 0, 11), (2, 3, None), (-1, -10, None)])
 def test_what_is_cut_off_within_the_network_does_not_count(axis, begin, end):
     spec = InputSpec(14, 17)

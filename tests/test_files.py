@@ -28,6 +28,18 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     assert path.read_text() == "old" and [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replace_file(tmp_path / "pipe") as file:
+            file.write(b"whole")
+        assert os.read(reader, 10) == b"whole" and (tmp_path / "pipe").is_fifo()
+    finally:
+        os.close(reader)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+
+
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = tmp_path / "file"

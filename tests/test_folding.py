@@ -62,6 +62,14 @@ def test_a_parameter_that_is_also_used_as_it_is_stays():
     np.testing.assert_array_equal(answer(folded, parameters), answer(symbol, {"weight": PARAMETERS["weight"]}))
 
 
+@pytest.mark.parametrize("outputs", [(0, 1), (1,)])
+def test_of_an_operator_with_several_outputs_each_stays_what_it_is(outputs):
+    data, halves = mx.sym.var("data"), mx.sym.split(mx.sym.square(mx.sym.var("weight")), num_outputs=2, axis=1)
+    symbol = mx.sym.concat(*(mx.sym.broadcast_add(data, halves[number]) for number in outputs))
+    folded, parameters = fold_constants(symbol, {"weight": PARAMETERS["weight"]})
+    np.testing.assert_array_equal(answer(folded, parameters), answer(symbol, {"weight": PARAMETERS["weight"]}))
+
+
 FRAMES = mx.nd.array(np.random.default_rng(0).integers(0, 256, (2, 3, 8, 9)))
 
 
@@ -124,6 +132,17 @@ def test_what_is_scaled_for_others_too_is_still_scaled_for_them():
     symbol = mx.sym.broadcast_add(make_convolution(scaled).mean(), scaled.mean())
     operators, difference = fold(symbol)
     assert sorted(operators) == sorted(list_operators(symbol)) and difference < 1e-5
+
+
+def test_what_is_scaled_is_an_output_still():
+    scaled = mx.sym.var("data") * 0.5 - 1
+    symbol = mx.sym.Group([make_convolution(scaled, pad=(1, 1)), scaled])
+    shapes, _, _ = symbol.infer_shape(data=FRAMES.shape)
+    names = symbol.list_arguments()
+    parameters = {name: mx.nd.ones(shape) for name, shape in zip(names, shapes) if name != "data"}
+    folded, parameters = fold_scaling(symbol, parameters)
+    after = folded.eval(ctx=mx.cpu(), data=FRAMES, **parameters)[1]
+    np.testing.assert_allclose(after.asnumpy(), (FRAMES * 0.5 - 1).asnumpy(), rtol=1e-6)
 
 
 def test_parameters_that_two_convolutions_share_stay():
@@ -192,6 +211,22 @@ def test_half_empty_blocks_of_channels_are_filled_with_the_next_column(channels,
 def test_what_cannot_be_paired_stays(options, width):
     symbol, parameters = make_pair(**options)
     kernels, difference = pair(symbol, parameters, width)
+    assert kernels == list_kernels(symbol) and difference == 0
+
+
+def test_columns_are_paired_where_sizes_follow_from_parameters_alone():
+    symbol, parameters = make_pair(24)
+    scaled = mx.sym.broadcast_mul(symbol, mx.sym.var("scale"))
+    kernels, difference = pair(scaled, {**parameters, "scale": mx.nd.array([[[[2.0]]]])}, 41)
+    assert kernels[0] == ("(3, 5)", "(1, 4)", "48") and difference < 1e-5
+
+
+def test_convolutions_of_one_name_are_told_apart():
+    symbol, parameters = make_pair(24)
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        node["name"] = "same" if node["op"] == "Convolution" else node["name"]
+    kernels, difference = pair(mx.sym.load_json(json.dumps(graph)), parameters, 39)  # 19 columns, and then 8
     assert kernels == list_kernels(symbol) and difference == 0
 
 

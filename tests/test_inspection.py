@@ -177,6 +177,7 @@ def test_a_packed_recording_is_looked_at_alike_until_it_is_damaged(copy, tmp_pat
     damaged = inspect_recording(tmp_path / "packed")
     assert damaged.count_bad_pictures() == {"unreadable": 1, "black": 1}
     assert damaged.sizes["center"] == {(160, 320): ROWS - 1}
+    assert damaged.stop is None and "the shard is damaged here" in damaged.fault  # training stops there
 
 
 def test_what_is_held_out_follows_the_configuration(make_recording):

@@ -12,20 +12,43 @@ import robostig
 
 PACKAGE = Path(robostig.__file__).parent
 FLOORS = (
-    ("_compat", "_files", "packed_log", "picture"),
+    ("_compat", "_files", "picture"),
+    ("packed_log",),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
-    ("backend", "split", "frame_cache", "augmentation", "figures", "simulation"),
-    ("convolution", "folding", "precision", "data", "workers", "channel"),
-    ("artifact", "models"),
-    ("pilot", "endpoint"),
-    ("training", "evaluation", "closed_loop", "roads"),
-    ("pipeline", "video"),
+    ("backend", "card", "split", "frame_cache", "augmentation", "figures", "overlay", "simulation"),
+    (
+        "convolution",
+        "folding",
+        "freezing",
+        "fusion",
+        "imagenet",
+        "precision",
+        "data",
+        "workers",
+        "channel",
+        "inspection",
+    ),
+    ("artifact", "sheet"),
+    ("models", "pilot", "endpoint"),
+    ("training", "evaluation", "closed_loop", "roads", "export", "explanation"),
+    ("pipeline", "video", "evidence"),
     ("comparison", "serving", "driving", "container", "tuning"),
     ("report", "entry_point", "deployment"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WITHOUT_MXNET = (*FLOORS[0], *FLOORS[1], "split", "frame_cache", "augmentation", "figures", "simulation")
+WITHOUT_MXNET = (
+    *sum(FLOORS[:3], ()),
+    "card",
+    "split",
+    "frame_cache",
+    "augmentation",
+    "figures",
+    "overlay",
+    "simulation",
+    "inspection",
+    "sheet",
+)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
 
-from robostig.picture import decode_picture, encode_jpeg, inspect_picture
+from robostig.backend import mx
+from robostig.picture import decode_picture, encode_jpeg, encode_png, inspect_picture, measure_png
 
 FRAME = np.full((16, 32, 3), (200, 100, 50), np.uint8)
 
@@ -24,6 +27,14 @@ def test_a_picture_is_rgb(kind):
 def test_what_is_no_picture_is_refused(data, message):
     with pytest.raises(ValueError, match=f"frame.jpg: .*{message}"):
         decode_picture(data, "frame.jpg")
+
+
+def test_a_picture_that_promises_gigabytes_is_refused():
+    data = bytearray(encode_jpeg(FRAME))
+    size = data.index(b"\xff\xc0") + 5  # of the frame, in its header
+    data[size : size + 4] = struct.pack(">HH", 65000, 65000)
+    with pytest.raises(ValueError, match="is no picture that can be decoded"):
+        decode_picture(bytes(data), "frame.jpg")
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
@@ -48,3 +59,13 @@ def test_a_jpeg_is_rgb_and_about_as_small_as_the_simulators():
     assert np.abs(decoded.astype(int) - FRAME).max() <= 4
     noise = np.random.default_rng(0).integers(0, 256, (160, 320, 3), np.uint8)
     assert len(encode_jpeg(noise, 30)) < len(encode_jpeg(noise)) < len(encode_jpeg(noise, 95))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 32), (160, 320), (257, 85)])
+def test_a_png_is_the_frame_itself_and_as_long_as_was_said(size):
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    data = encode_png(frame)
+    np.testing.assert_array_equal(decode_picture(data, "frame"), frame)
+    np.testing.assert_array_equal(mx.image.imdecode(data).asnumpy(), frame)  # where there is no OpenCV
+    assert len(data) == measure_png(*size)
+    assert encode_png(np.ascontiguousarray(frame.transpose(2, 0, 1)).transpose(1, 2, 0)) == data  # as HDF5 has them

@@ -35,7 +35,7 @@ def make_net() -> mx.gluon.HybridBlock:
 
 def initialize(net: mx.gluon.HybridBlock) -> mx.gluon.HybridBlock:
     mx.random.seed(0)
-    net.initialize(mx.init.Xavier())
+    net.initialize(mx.init.Xavier(factor_type="in", magnitude=4))  # with less, deep networks answer next to nothing
     net.hybridize()
     return net
 
@@ -106,6 +106,9 @@ def test_the_same_frame_gets_the_same_answer_everywhere(model, drive, with_openc
     folder, log = drive
     net, spec = (make_net(), SPEC) if model == "tiny" else (initialize(get_model(model)), get_spec(model).input)
     data = SteeringDataset(open_frames(log, spec, cameras=["center"], folder=tmp_path / "cache"), log.steering)
+    untrained = predict(net, data.read([0]))[0]
+    weight = [each for name, each in net.collect_params().items() if name.endswith("weight")][-1]
+    weight.set_data(weight.data() * (0.3 / untrained))
     expected = predict(net, data.read([0]))[0]  # as training validates
     frame = read_picture(log.pictures["center"][0])
     jpeg = (folder / "IMG" / "center_0.jpg").read_bytes()
@@ -127,5 +130,5 @@ def test_the_same_frame_gets_the_same_answer_everywhere(model, drive, with_openc
         "PNG": ask(png, "image/png"),
         "JPEG": ask(jpeg, "image/jpeg"),
     }
-    assert 1e-4 < abs(expected) < 1.0  # neither nothing nor clipped
-    assert answers == {way: pytest.approx(expected, abs=1e-5) for way in answers}
+    assert 0.25 < expected < 0.35  # neither nothing nor clipped
+    assert answers == {way: pytest.approx(expected, abs=5e-5) for way in answers}

@@ -37,6 +37,24 @@ def test_held_out_stretches_are_scored_where_the_model_was_trained_on_the_log(dr
         evaluate_artifact(tmp_path / "out", other, rows="held-out")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("LICENSE", "\nMIT License\n\nCopyright", "LICENSE: MIT License"),
+        ("licence.md", "# CC0 " + "x" * 200, "licence.md: # CC0 " + "x" * 74),
+        ("COPYING", "", "COPYING: empty"),
+        ("NOTES", "MIT", None),
+    ],
+)
+def test_the_licence_beside_a_recording_is_remembered_and_no_path_is(drives, tmp_path, name, text, said):
+    (drives[0] / name).write_text(text)
+    train_model(CONFIG, read_recording(drives[0], CONFIG), tmp_path / "out")
+    assert read_facts(tmp_path / "out")["data"]["licence"] == said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| licence | {said or 'not known'} |" in card and "| recording | a |" in card
+    assert str(tmp_path) not in card + (tmp_path / "out" / "robostig.json").read_text()
+
+
 def test_a_log_of_its_own_is_held_out_as_a_whole(drives, tmp_path):
     first, second, _ = drives
     trained = train_model(CONFIG, read_recording(first, CONFIG, validation_folder=second), tmp_path / "out")
@@ -123,7 +141,7 @@ def test_drives_in_sub_folders_are_trained_on_and_one_of_them_is_known_again(dri
 def test_every_picture_is_measured_once(drives, monkeypatch):
     """Where the files are far away, as on a bucket that is mounted, each look takes its time."""
     measured = Counter()
-    monkeypatch.setattr(driving_log, "measure_picture", lambda picture: measured.update([picture]) or 1)
+    monkeypatch.setattr(driving_log.log, "measure_picture", lambda picture: measured.update([picture]) or 1)
     recording = read_recording(drives[0], CONFIG)
     assert recording.facts() == recording.facts()
     assert len(measured) == 3 * 60 and set(measured.values()) == {1}

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 
 from robostig import camera
+from robostig.artifact import save_artifact
+from robostig.backend import mx
 from robostig.closed_loop import ClosedLoop, Constant, evaluate_closed_loop
 from robostig.comparison import Comparison, choose
 from robostig.config import TrainingConfig
 from robostig.driving_log import read_driving_log
 from robostig.evaluation import OpenLoop
 from robostig.metrics import score_steering
+from robostig.models import get_model, get_spec
 from robostig.pipeline import TrainedModel
-from robostig.report import FRAMES, _rebuild_command, _trace_path, write_report
+from robostig.preprocessing import InputSpec
+from robostig.report import FRAMES, SCENES, _rebuild_command, _trace_path, write_report
 from robostig.roads import RECIPE, TEST_ROADS
 from robostig.simulation import parse_tracks
 from robostig.simulation.car import Car
@@ -395,7 +399,7 @@ def without_figures(monkeypatch):
 def test_driving_comes_first(driven_page, driven):
     assert driven_page.faults == []
     headings = [attributes["id"] for attributes in driven_page.find("h2")]
-    assert headings == ["driving", "scores", "steering", "errors", "training", "data", "again"]
+    assert headings == ["driving", "scores", "steering", "looks", "errors", "training", "data", "again"]
     assert driven.choice == "comma"
     text = driven_page.text
     bars = "Autonomy on 0.1 km of the built-in track: the share of the time in which nobody helps, more is better"
@@ -563,3 +567,53 @@ def test_paths_keep_to_the_middle_and_the_shape_of_other_pictures():
     np.testing.assert_allclose(points[1] - points[0], np.broadcast_to([40.0, 0.0], points[0].shape))
     assert points[0][0].tolist() == [80.0, 120.0]
     assert points[0][:, 1].min() > camera.HORIZON * 120
+
+
+def test_what_the_models_look_at_is_shown_and_measured(tmp_path):
+    comparison = build(tmp_path / "lake", tmp_path / "out")
+    for name, model in comparison.models.items():
+        net = get_model(name)
+        net.initialize()
+        save_artifact(model.artifact, net, get_spec(name).input, {"model": name})
+    page = Page(write_report(comparison, tmp_path).read_text(encoding="utf-8"))
+    assert page.faults == [] and "What they look at" in page.text
+    frames = [frame["aria-label"] for frame in page.find("svg") if "looks at" in frame["aria-label"]]
+    assert len(frames) == 2 * SCENES and all("with the steering of driver, " in label for label in frames)
+    assert "What nvidia looks at" in frames[0] and "What comma looks at" in frames[-1]
+    rows = [int(row) for row in re.findall(r"looks at in row (\d+)", " ".join(frames))]
+    assert rows[:SCENES] == rows[SCENES:] and set(rows) <= set(HELD_OUT)
+    steering = comparison.log.steering[rows[:SCENES]]
+    assert steering[0] < -0.3 and abs(steering[1]) < 0.05 and steering[2] > 0.3
+    (table,) = (table for table in page.tables if "Painted out" in table[0][1])
+    assert [row[0] for row in table[1:]] == ["nvidia", "comma"]
+    assert table[0][1:] == ["Painted outsalient pixels", "Painted outothers", "Painted outmore than others"]
+    assert all(re.fullmatch(r"[\d.]+°", cell) for row in table[1:] for cell in row[1:3])
+    assert "48 frames, evenly spaced, of the held-out stretches" in page.text
+
+
+def test_where_the_models_learned_the_edges_of_roads_are_measured_too(tmp_path):
+    comparison = build(tmp_path / "lake", tmp_path / "out", ["nvidia"])
+    model = comparison.models["nvidia"]
+    net = get_model("nvidia")
+    net.initialize()
+    save_artifact(model.artifact, net, get_spec("nvidia").input, {"model": "nvidia"})
+    loop = evaluate_closed_loop(Constant(0.0), parse_tracks("lake:101"), laps=0.05)
+    model = replace(model, closed_loop=loop)
+    driven = replace(comparison, models={"nvidia": model}, blind=loop, laps=0.05, is_built_in=True)
+    page = Page(write_report(driven, tmp_path).read_text(encoding="utf-8"))
+    (table,) = (table for table in page.tables if "At the edges" in table[0][1])
+    assert table[0][1:3] == ["At the edgessalient pixels", "At the edgesby chance"]
+    assert all(0.0 < float(cell.rstrip("%")) < 100.0 for cell in table[1][1:3])
+    assert "of the expert’s drive on the roads above" in page.text
+
+
+def test_a_model_that_cannot_be_explained_is_named_with_the_reason(comparison, tmp_path):
+    model = replace(comparison.models["comma"], artifact=tmp_path / "flat")
+    net = mx.gluon.nn.Dense(1)
+    net.initialize()
+    save_artifact(model.artifact, net, InputSpec(4, 8), {"model": "flat"})
+    models = {"nvidia": comparison.models["nvidia"], "comma": model}
+    page = Page(write_report(replace(comparison, models=models), tmp_path).read_text(encoding="utf-8"))
+    assert "nvidia: it cannot be explained: its artifact is no longer where it was." in page.text
+    assert "comma: it cannot be explained: it has no convolutions" in page.text
+    assert str(tmp_path) not in page.text

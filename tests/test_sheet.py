@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import cv2
@@ -80,6 +81,21 @@ def test_the_shortest_recording_is_drawn_too(make_recording, tmp_path):
     assert [text.get_text() for text in figure.axes[2].texts] == ["too few to train on: 1, 100.0 %"]
     save_figure(figure, tmp_path / "sheet.svg")
     assert (tmp_path / "sheet.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_however_tall_frames_are_the_sheet_is_one_of_paper(make_recording):
+    figure = draw_sheet(inspect_recording(make_recording(3, size=(600, 2))))
+    assert figure.get_size_inches()[1] < 20.0
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [(r"a$\frac$b", r"a\$\frac\$b: 3 rows"), (os.fsdecode(b"a\xff"), "a?: 3 rows")]
+)
+def test_whatever_a_folder_is_called_is_no_formula_and_can_be_drawn(make_recording, tmp_path, name, title):
+    recording = make_recording(3, size=(16, 32)).rename(tmp_path / name)
+    figure = draw_sheet(inspect_recording(recording))
+    save_figure(figure, tmp_path / "sheet.png")
+    assert figure.texts[0].get_text().startswith(title)
 
 
 def test_drives_have_a_mark_between_them_and_no_line(make_recording, tmp_path):

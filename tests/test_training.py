@@ -89,6 +89,31 @@ def make_net(*, dropout: float = 0.2, normalize_batch: bool = False) -> mx.gluon
     return net
 
 
+class Backboned(mx.gluon.HybridBlock):
+    """A network that sees with trained eyes: a block ``features``, initialised, and a head behind it."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="backboned_")
+        with self.name_scope():
+            self.features = nn.HybridSequential(prefix="features_")
+            self.features.add(nn.Conv2D(4, 5, 2), nn.BatchNorm(), nn.ELU())
+            self.output = nn.HybridSequential(prefix="output_")
+            self.output.add(nn.Flatten(), nn.Dropout(0.2), nn.Dense(8), nn.ELU(), nn.Dense(1))
+        mx.random.seed(5)
+        self.features.initialize(mx.init.Xavier())
+        self.features(mx.nd.zeros((1, 3, 12, 24)))
+
+    def hybrid_forward(self, F, frames):
+        return self.output(self.features(frames * (1 / 127.5) - 1.0))
+
+    def read_features(self) -> dict:
+        return {name: parameter.data().asnumpy() for name, parameter in self.features.collect_params().items()}
+
+
+def list_changed(before: dict, after: dict) -> list:
+    return [name.split("_")[-1] for name in before if not np.array_equal(before[name], after[name])]
+
+
 def make_net_that_answers_zero() -> mx.gluon.HybridBlock:
     net = make_net(dropout=0.0)
     net.initialize(mx.init.Normal(0.001))
@@ -352,3 +377,70 @@ def test_progress_is_logged_in_fixed_point_for_expressions_to_read(sets, caplog)
         assert float(values["validation_rmse"]) == pytest.approx(record.validation_rmse, abs=1e-5)
         assert float(values["learning_rate"]) == 1e-5
     assert float(re.search(r"validation_rmse=([0-9\.]+)", caplog.messages[-1]).group(1)) > 0
+
+
+@pytest.mark.parametrize("hybridize", [True, False])
+def test_a_frozen_backbone_keeps_every_bit_until_it_is_thawed(sets, hybridize):
+    net = Backboned()
+    before, seen = net.read_features(), []
+    config = replace(CONFIG, epochs=4, freeze_epochs=2, hybridize=hybridize)
+    fit(net, *sets, config, on_epoch=lambda _: seen.append((net.read_features(), read_parameters(net.output))))
+    everything = ["weight", "bias", "gamma", "beta", "mean", "var"]
+    assert [list_changed(before, features) for features, _ in seen] == [[], [], everything, everything]
+    heads = [head for _, head in seen]
+    assert all(list_changed(one, other) for one, other in zip(heads, heads[1:]))
+    requests = [parameter.grad_req for parameter in net.features.collect_params().values()]
+    assert requests == ["write"] * 4 + ["null"] * 2
+
+
+@pytest.mark.parametrize("freeze_epochs", [3, 100])
+def test_what_is_frozen_throughout_is_kept_to_the_bit_and_thawed_in_the_end(sets, freeze_epochs):
+    net = Backboned()
+    before = net.read_features()
+    fit(net, *sets, replace(CONFIG, epochs=3, freeze_epochs=freeze_epochs))  # the running average is what is kept
+    assert not list_changed(before, net.read_features())
+    fit(net, *sets, replace(CONFIG, epochs=1))
+    assert len(list_changed(before, net.read_features())) == len(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "after"),
+    [({}, 1), ({}, 2), ({}, 3), ({"optimizer": "sgd", "learning_rate": 0.002}, 2), ({"device": "cpu:2"}, 2)],
+    ids=["frozen", "about to thaw", "thawed", "sgd", "two devices"],
+)
+def test_an_interrupted_run_knows_what_was_frozen(sets, tmp_path, changes, after):
+    config = replace(CONFIG, freeze_epochs=2, **changes)
+    whole, broken, resumed = (Backboned() for _ in range(3))
+    expected = fit(whole, *sets, config)
+    interrupt(broken, sets, config, tmp_path, after=after)
+    assert [parameter.grad_req for parameter in broken.features.collect_params().values()].count("write") == 4
+    result = fit(resumed, *sets, config, workdir=tmp_path)
+    assert result.resumed_from == after
+    assert_same([expected, result], [whole, resumed])
+
+
+def test_freezing_what_cannot_be_frozen_is_refused_with_what_to_do(sets):
+    config = replace(CONFIG, freeze_epochs=2)
+    with pytest.raises(ValueError, match=r"HybridSequential has no backbone that could be frozen, .*freeze_epochs=0"):
+        fit(make_net(), *sets, config)
+    net = Backboned()
+    net.features = make_net()
+    with pytest.raises(ValueError, match=r"freeze_epochs=2 would hold 6 arrays of random weights: .*pretrained=true"):
+        fit(net, *sets, config)
+    only_features = nn.HybridSequential()
+    only_features.features = Backboned()
+    only_features.features.output.initialize()
+    with pytest.raises(ValueError, match="no backbone that could be frozen"):
+        fit(only_features, *sets, config)
+
+
+def test_a_checkpoint_from_before_there_was_a_setting_is_continued(sets, tmp_path):
+    interrupt(make_net(), sets, CONFIG, tmp_path, after=1)
+    with np.load(tmp_path / CHECKPOINT) as file:
+        arrays = dict(file)
+    header = json.loads(arrays["header"].tobytes())
+    del header["settings"]["freeze_epochs"], header["settings"]["pretrained"]
+    np.savez(tmp_path / CHECKPOINT, **{**arrays, "header": np.frombuffer(json.dumps(header).encode(), np.uint8)})
+    with pytest.raises(ValueError, match="pretrained was False, is True"):
+        fit(make_net(), *sets, replace(CONFIG, pretrained=True), workdir=tmp_path)
+    assert fit(make_net(), *sets, CONFIG, workdir=tmp_path).resumed_from == 1

@@ -48,7 +48,7 @@ def test_one_worker_is_a_group_that_waits_for_nobody():
         assert (group.rank, group.count, group.is_first) == (0, 1, True)
         assert group.gather("word") == ["word"] and group.wait(max, 1, 2) == 2
         group.agree({"rows": 3})
-        assert group.share(7) == (0, 7) and group.make_kvstore(1) == "device"
+        assert group.share(7) == (0, 7) and group.make_kvstore(lambda: 1) == "device"
     assert join_workers({}).count == 1
     assert join_workers({"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "1", "SM_HOSTS": '["algo-1"]'}).count == 1
 

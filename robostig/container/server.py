@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Iterator, Mapping, Optional, Type, Union
 
 from robostig._files import make_folder
-from robostig.artifact import CODE, Artifact, add_code, list_files, load_artifact
+from robostig.artifact import CODE, Artifact, add_code, find_artifact, list_files, load_artifact
 from robostig.container.environment import HERE, ContainerError, Environment, find_environment
 from robostig.container.job import kill_group
 
@@ -134,14 +134,13 @@ class Server:
         model = self.folder / "ml" / "model"
         if artifact.is_file():
             unpack(artifact, model)
-        elif artifact.is_dir():
-            make_folder(model)
-            for name in list_files(artifact):
-                shutil.copy(artifact / name, model / name)
-            if (artifact / CODE).is_dir():
-                shutil.copytree(artifact / CODE, model / CODE, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            raise FileNotFoundError(f"there is no {artifact}; name the folder of a trained model, or its model.tar.gz")
+            folder = find_artifact(artifact)
+            make_folder(model)
+            for name in list_files(folder):
+                shutil.copy(folder / name, model / name)
+            if (folder / CODE).is_dir():
+                shutil.copytree(folder / CODE, model / CODE, ignore=shutil.ignore_patterns("__pycache__"))
         if not (model / CODE).is_dir():
             add_code(model)
 

@@ -17,8 +17,7 @@ from robostig.driving_log import DrivingLog, read_driving_log
 from robostig.endpoint import JPEG_QUALITY, Endpoint
 from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, score_steering, summarize_latency
-from robostig.packed_log import read_picture_bytes
-from robostig.picture import encode_jpeg
+from robostig.picture import encode_jpeg, read_picture_bytes
 from robostig.pipeline import choose_rows
 from robostig.preprocessing import check_frame
 from robostig.serving import model_fn, transform_fn

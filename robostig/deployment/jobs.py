@@ -173,7 +173,9 @@ def _check_hyperparameters(model: str, given: Mapping[str, Any]) -> Dict[str, An
     get_spec(model)
     if not isinstance(given, Mapping):
         raise ValueError(f"hyperparameters is {given!r}; give a value for each name: {{'epochs': 20, ...}}")
-    values = TrainingConfig.from_dict({"model": model, **given}).to_dict()
+    config = TrainingConfig.from_dict({"model": model, **given})
+    get_spec(model, pretrained=config.pretrained)
+    values = config.to_dict()
     if values["model"] != model:
         raise ValueError(f"the hyperparameters name the model {values['model']!r}, the call {model!r}; name it once")
     names = {alias: each.name for each in fields(TrainingConfig) for alias in each.metadata["aliases"]}

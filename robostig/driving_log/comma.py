@@ -39,14 +39,16 @@ from robostig.picture import LazyPictures, StoredPicture, encode_png, measure_pn
 
 __all__ = ["STEERING_RATIO", "HdfPicture", "find_cameras", "read_camera"]
 
-STEERING_RATIO = 15.3  # of the steering wheel's angle to the road wheel's; openpilot, which estimates it, has 18.61
+STEERING_RATIO = 15.3  # of the steering wheel's angle to the road wheel's; openpilot has 18.61, and notes this one
 LARGEST_ANGLE = 200.0  # tenths of a degree of the steering wheel, as in dask_generator.py
 CAMERA, LOG, SUFFIXES = "camera", "log", (".h5", ".hdf5")
 
 _FULL_LOCK_DEG = 25.0
 _LOG_HZ = 100.0
 _MPH = 3600.0 / 1609.344  # of a metre a second
+_FASTEST = np.finfo(np.float32).max / _MPH  # that a log holds
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)")
+_FAULTS = (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError)  # all of h5py, of damaged files
 _CHUNKS_BYTES = 16 << 20  # kept of a compressed file, where pictures that follow one another share a chunk
 
 
@@ -84,10 +86,10 @@ class HdfPicture(StoredPicture):
     def read_from(self, file: Any) -> bytes:
         """Return it as a PNG. Raises ValueError if the file does not hold it any more."""
         try:
-            pixels = file["X"][self.number]  # (3, 160, 320)
-        except (OSError, KeyError, IndexError, ValueError) as error:
+            pixels = file["X"][self.number].transpose(1, 2, 0)  # (160, 320, 3)
+        except (*_FAULTS, IndexError, ValueError) as error:
             raise ValueError(f"{self} cannot be read: the file is damaged, or another one ({error})") from error
-        return encode_png(pixels.transpose(1, 2, 0))
+        return encode_png(pixels)
 
 
 def _make_picture(path: str, numbers: np.ndarray, size: int, row: int) -> HdfPicture:
@@ -143,7 +145,7 @@ def read_camera(source: Path, on_error: str) -> DrivingLog:
     }
     furthest = np.zeros(count)
     np.maximum.at(furthest, frames, np.nan_to_num(np.abs(samples["steering_angle"])))
-    is_finite = np.isfinite(means["steering_angle"]) & np.isfinite(means["speed"])
+    is_finite = np.isfinite(means["steering_angle"]) & (np.abs(means["speed"]) < _FASTEST)
     if not is_finite.all() and on_error == "raise":
         raise ValueError(
             f"{log_path}, samples of picture {int(np.argmin(is_finite))}: steering_angle or speed is not finite. Leave "
@@ -187,11 +189,10 @@ def _open(path: Path) -> Iterator[Any]:
     with open(path, "rb"):  # what is wrong with the path itself is said as of any file
         pass
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=_CHUNKS_BYTES)
-    except OSError as error:
+        with h5py.File(path, "r", rdcc_nbytes=_CHUNKS_BYTES) as file:
+            yield file
+    except _FAULTS as error:
         raise ValueError(f"{path} is no whole HDF5 file ({error}); copy it again") from error
-    with file:
-        yield file
 
 
 def _measure_pictures(path: Path, file: Any) -> Tuple[int, int, int]:
@@ -226,6 +227,7 @@ def _read_samples(path: Path, file: Any) -> Dict[str, np.ndarray]:
     read = {name: np.asarray(values[:], np.float64) for name, values in samples.items()}
     count = lengths["cam1_ptr"]
     times = read.get("times", np.arange(count) / _LOG_HZ)
+    times = np.where(np.isfinite(times), times, np.nan)
     read["times"] = times - times[0] if count else times
     return read
 
@@ -235,9 +237,10 @@ def _find_array(path: Path, file: Any, name: str) -> Any:
 
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
+        held = ", ".join(sorted(map(str, file))) or "nothing"
         raise ValueError(
-            f"{path} has no {name}, but {', '.join(sorted(file)) or 'nothing'}; comma.ai's camera files have X, and "
-            "their logs cam1_ptr, steering_angle and speed"
+            f"{path} has no {name}, but {held}; comma.ai's camera files have X, and their logs cam1_ptr, "
+            "steering_angle and speed"
         )
     return found
 

@@ -44,6 +44,8 @@ QUICKEST_S = 1.0 / 200.0  # between two records; no car's camera is quicker, but
 _OLD_META = "meta.json"
 _CATALOG, _OLD_RECORD = re.compile(r"catalog_\d+\.catalog"), re.compile(r"record_(\d+)\.json")
 _RESTORE = "copy the tub again, as a whole"
+# Text that is no JSON, or JSON of something else: a key missing, a list for a number, Infinity, a thousand brackets.
+_JSON_FAULTS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 class _Record(NamedTuple):
@@ -139,7 +141,7 @@ def _open_tub(source: Path) -> _Tub:
         (facts,) = [value for value in values if isinstance(value, dict) and "paths" in value]
         names = [str(name) for name in facts["paths"]]
         deleted, count = {int(index) for index in facts["deleted_indexes"]}, int(facts["current_index"])
-    except (ValueError, KeyError, TypeError) as error:
+    except _JSON_FAULTS as error:
         raise ValueError(
             f"{source} is no whole manifest of a donkeycar tub, five lines of JSON, the last of which names the "
             f"catalogs and the records that were deleted ({error}); {_RESTORE}"
@@ -167,7 +169,7 @@ def _open_old_tub(source: Path) -> _Tub:
     numbers = sorted(int(match.group(1)) for match in found)
     try:
         start_s = float(json.loads(source.read_text(encoding="utf-8"))["start"])
-    except (OSError, ValueError, KeyError, TypeError):  # the very old ones have none
+    except (OSError, *_JSON_FAULTS):  # the very old ones have none
         start_s = 0.0
     rows = [(number, (number, folder / f"record_{number}.json")) for number in numbers]
     return _Tub(source, folder, [_Part(folder, "", rows)], set(), start_s)
@@ -180,12 +182,12 @@ def _read_record(tub: _Tub, item: Tuple[int, Union[str, Path]], named: Set[str])
         record = json.loads(text.read_bytes() if isinstance(text, Path) else text)
         if not isinstance(record, dict):
             raise ValueError("it is no object in braces")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRowError("no whole record", f"it is no whole record in JSON ({error}): {str(text)[:99]!r}") from None
     name = str(record.get("cam/image_array") or "")
     named.add(os.path.basename(name))
     number = record.get("_index")
-    number = number if isinstance(number, int) else position
+    number = number if isinstance(number, int) and abs(number) < _END_OF_TIME_MS else position
     if number in tub.deleted:
         raise LeftOutError("deleted record", f"record {number} was deleted in donkeycar")
     mode = record.get("user/mode", "user")
@@ -210,7 +212,7 @@ def _read_number(record: Mapping[str, Any], key: str, name: str, default: Option
 def _read_time(tub: _Tub, record: Mapping[str, Any]) -> float:
     for key, start_s in (("_timestamp_ms", 0.0), ("milliseconds", tub.start_s)):
         stamp = record.get(key)
-        if isinstance(stamp, (int, float)) and abs(stamp) < _END_OF_TIME_MS:
+        if isinstance(stamp, (int, float)) and abs(stamp) < _END_OF_TIME_MS > abs(1000.0 * start_s):
             return start_s + stamp / 1000.0
     return float("nan")
 

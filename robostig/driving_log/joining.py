@@ -61,7 +61,7 @@ def join_logs(folder: Path, logs: Sequence[DrivingLog], on_error: str) -> Drivin
         skipped=tuple(skipped),
         unused_pictures=sum(log.unused_pictures for log in logs),
         drives=tuple(
-            Drive(os.path.join(log.folder.relative_to(folder), name).rstrip(os.sep), int(start) + first)
+            Drive(str(log.folder.relative_to(folder) / name), int(start) + first)
             for log, start in zip(logs, starts)
             for name, first in log.drives
         ),
@@ -119,12 +119,13 @@ def _take_drives(log: DrivingLog, numbers: Sequence[int]) -> DrivingLog:
     ranges = [located[number] for number in numbers]
     rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     starts = np.cumsum([0, *(stop - start for start, stop in ranges)]).tolist()
+    left = {
+        camera: _join_pictures([pictures[start:stop] for start, stop in ranges])
+        for camera, pictures in log.pictures.items()
+    }
     return replace(
         log,
-        pictures={
-            camera: _join_pictures([pictures[start:stop] for start, stop in ranges])
-            for camera, pictures in log.pictures.items()
-        },
+        pictures={camera: pictures for camera, pictures in left.items() if any(pictures)},
         steering=log.steering[rows],
         throttle=log.throttle[rows],
         brake=log.brake[rows],

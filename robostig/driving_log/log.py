@@ -90,6 +90,11 @@ class DrivingLog:
         """The folder that was read."""
         return self.source if self.source.is_dir() else self.source.parent
 
+    @property
+    def name(self) -> str:
+        """What to call it: the folder's name; ``"several folders"`` where joined ones have only the root in common."""
+        return self.folder.resolve().name or "several folders"
+
     def find_breaks(self, rows: Optional[np.ndarray] = None, *, max_gap_s: float = 1.0) -> np.ndarray:
         """Return (n,) bool: True where a row does not follow the one before, so that a new stretch begins.
 

@@ -94,7 +94,7 @@ def pack_driving_log(log: DrivingLog, folder: Union[str, Path], *, shard_mb: flo
         )
     facts = {
         "drives": log.drives,
-        "format": log.format.replace("packed ", ""),
+        "format": ", ".join(dict.fromkeys(log.format.replace("packed ", "").split(", "))),
         "skipped": [(each.row, each.kind, each.detail, each.log) for each in log.skipped],
     }
     numbers = np.stack([log.steering, log.throttle, log.brake, log.speed_mph], axis=1)

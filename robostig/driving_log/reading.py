@@ -126,10 +126,10 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
 
 def _gather(path: Places) -> Tuple[Path, List[_Source]]:
     """Return the folder above all recordings of a path, or of several, and what they are read from, in order."""
+    if not path or (not isinstance(path, (str, Path)) and "" in path):  # Path("") would be the working folder
+        raise ValueError("there is no recording to read: name a folder, or several")
     if isinstance(path, (str, Path)):
         return Path(path), _find_sources(Path(path))
-    if not path:
-        raise ValueError("there is no recording to read: name a folder, or several")
     if len(path) == 1:
         return _gather(path[0])
     sources = [source for each in path for source in _find_sources(Path(os.path.abspath(each)))]

@@ -125,7 +125,11 @@ def check_steering(value: float) -> float:
 
 def check_picture(path: str, camera: str = "center") -> str:
     """Return a picture's path as it is. Raises BadRowError if its first and last bytes are not those of a picture."""
-    fault = inspect_picture(path)
+    try:
+        fault = inspect_picture(path)
+    except (FileNotFoundError, PermissionError) as error:  # a link that leads nowhere is the usual one
+        detail = f"the {camera} picture {path} cannot be read ({error.strerror})"
+        raise BadRowError(f"{camera} picture cannot be read", detail, type(error)) from error
     if fault:
         raise BadRowError(f"{camera} picture damaged", f"the {camera} picture {path} {fault}")
     return path

@@ -22,7 +22,7 @@ from robostig.export.network import DATA, OPSET, convert_network
 from robostig.export.verification import FRAMES, Agreement, compare_with_pilot
 from robostig.metrics import DEGREES
 from robostig.pilot import Pilot
-from robostig.preprocessing import InputSpec, preprocess
+from robostig.preprocessing import InputSpec, parse_size, preprocess
 from robostig.simulation import Simulation, load_track, steer_towards
 
 __all__ = ["OPSET", "STEERING", "Export", "export_onnx"]
@@ -156,8 +156,11 @@ def export_onnx(
 
 def _find_frame_size(facts: Mapping[str, Any]) -> Size:
     """Return height and width of the frames that a model learned from; the simulator's where that is not known."""
-    height, width = facts.get("data", {}).get("frame_size", (camera.HEIGHT, camera.WIDTH))
-    return height, width
+    data = facts.get("data")  # of a model that was saved by hand, whatever was written
+    size = data.get("frame_size") if isinstance(data, dict) else None
+    if size is None:
+        return camera.HEIGHT, camera.WIDTH
+    return parse_size("x".join(map(str, size)) if isinstance(size, list) else str(size))
 
 
 def _make_model(artifact: Artifact, frame_size: Optional[Size]) -> Tuple[onnx.ModelProto, int]:

@@ -51,8 +51,9 @@ def convert_network(artifact: Artifact) -> Tuple[onnx.GraphProto, int]:
     try:
         graph = _translate(symbol, parameters, size)
     except Exception as error:  # the exporter raises whatever happens to it
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{artifact.model} cannot be exported to ONNX: {_find_culprit(symbol, parameters, size)} ({error})"
+            f"{artifact.model} cannot be exported to ONNX: {_find_culprit(symbol, parameters, size)} ({reason})"
         ) from error
     inputs = [each for each in graph.input if each.name == DATA]
     del graph.input[:]  # with the parameters among them, ONNX Runtime would not take these for constants

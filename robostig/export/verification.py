@@ -82,7 +82,8 @@ def compare_with_pilot(
         if frame_size is None:
             picture = preprocess(frame, pilot.spec)[None]
             inputs = picture.transpose(0, 3, 1, 2).astype(np.float32)
-            (steering,), took = _time(pilot.predict, picture)
+            answers, took = _time(pilot.predict, picture)
+            steering = answers[0]
         else:
             _check_size(frame, frame_size)
             inputs = frame[None]
@@ -128,13 +129,17 @@ class _Network:
     def steer(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for n frames."""
         try:
-            return self._session.run(None, {FRAMES: inputs})[0].reshape(len(inputs))
+            answers: np.ndarray = self._session.run(None, {FRAMES: inputs})[0]
         except Exception as error:
             raise _refuse(error) from error
+        if answers.shape != (len(inputs), 1):
+            came = "x".join(map(str, answers.shape))
+            raise ValueError(f"the network answers {len(inputs)} frames with {came} numbers; one a frame is a steering")
+        return answers[:, 0]
 
 
 def _refuse(error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0]
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return ValueError(f"ONNX Runtime {onnxruntime.__version__} cannot run the exported network: {reason}")
 
 

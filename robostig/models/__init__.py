@@ -2,7 +2,7 @@
 
 >>> from robostig.models import get_model, get_spec, list_models
 >>> list_models()
-['comma', 'nvidia']
+['comma', 'mobilenet_v2', 'mobilenet_v3_small', 'nvidia', 'resnet18']
 >>> net = get_model("nvidia")
 >>> get_spec("nvidia").input.shape
 (66, 200, 3)

@@ -21,8 +21,9 @@ nn = mx.gluon.nn
 __all__ = ["PilotNet"]
 
 # Of 66 rows: steps of two rows, without padding, leave the lowest five over, and nothing depends on them. The layers'
-# sizes without these are 29x98, 13x47, 5x22, 3x20 and 1x18: a fifteenth less to compute.
-ROWS_SEEN = 61
+# sizes without these are 29x98, 13x47, 5x22, 3x20 and 1x18: a fifteenth less to compute. Counted from below, since it
+# can be trained on arrays of more rows.
+ROWS_LEFT_OVER = 5
 
 
 @register(
@@ -76,5 +77,5 @@ class PilotNet(mx.gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, frames: Any) -> Any:
         """Normalise, look, steer."""
-        seen = F.slice_axis(frames, axis=2, begin=0, end=ROWS_SEEN)
+        seen = F.slice_axis(frames, axis=2, begin=0, end=-ROWS_LEFT_OVER)
         return self.output(self.features(seen * (1 / 127.5) - 1.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, TypeVar
 
 from robostig.backend import mx
 from robostig.preprocessing import InputSpec
@@ -13,6 +13,7 @@ from robostig.preprocessing import InputSpec
 __all__ = ["ModelSpec", "get_model", "get_spec", "list_models", "register"]
 
 Builder = Callable[..., Any]
+WeightLoader = Callable[[mx.gluon.HybridBlock], None]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 
 
@@ -33,6 +34,9 @@ class ModelSpec:
         Where the architecture was published.
     summary
         One line for tables: the docstring's first.
+    pretrained
+        What the weights of ``get_model(name, pretrained=True)`` were trained on, such as "ImageNet"; empty if there
+        are none.
     """
 
     name: str
@@ -40,12 +44,27 @@ class ModelSpec:
     parameters: int
     reference: str
     summary: str
+    pretrained: str = ""
 
 
-_MODELS: Dict[str, Tuple[ModelSpec, Builder]] = {}
+class _Model(NamedTuple):
+    spec: ModelSpec
+    builder: Builder
+    load_weights: Optional[WeightLoader]
 
 
-def register(name: str, *, input: InputSpec, parameters: int, reference: str) -> Callable[[AnyBuilder], AnyBuilder]:
+_MODELS: Dict[str, _Model] = {}
+
+
+def register(
+    name: str,
+    *,
+    input: InputSpec,
+    parameters: int,
+    reference: str,
+    pretrained: Optional[WeightLoader] = None,
+    pretrained_on: str = "",
+) -> Callable[[AnyBuilder], AnyBuilder]:
     """Register a HybridBlock class, or a function that returns a HybridBlock, under a name.
 
     Parameters
@@ -54,6 +73,11 @@ def register(name: str, *, input: InputSpec, parameters: int, reference: str) ->
         Lower case, as it will be typed: ``--model NAME``.
     input, parameters, reference
         As in :class:`ModelSpec`.
+    pretrained
+        Puts trained weights into a network as it was built, not initialised, on the CPU; what has none there, such as a
+        new last layer, it initialises. None if there are no such weights. It raises OSError if it cannot get them.
+    pretrained_on
+        What they were trained on, in a word or two; needed with ``pretrained``.
 
     Returns
     -------
@@ -63,7 +87,8 @@ def register(name: str, *, input: InputSpec, parameters: int, reference: str) ->
     Raises
     ------
     ValueError
-        If the name is taken, or the model has no docstring to take its summary from.
+        If the name is taken, the model has no docstring to take its summary from, or only one of ``pretrained`` and
+        ``pretrained_on`` is given.
 
     Examples
     --------
@@ -78,7 +103,7 @@ def register(name: str, *, input: InputSpec, parameters: int, reference: str) ->
 
     def decorate(builder: AnyBuilder) -> AnyBuilder:
         if name in _MODELS:
-            taken_by = _MODELS[name][1]
+            taken_by = _MODELS[name].builder
             raise ValueError(
                 f"a model named {name!r} is registered already, by {taken_by.__module__}.{taken_by.__qualname__}; "
                 "choose another name"
@@ -86,39 +111,64 @@ def register(name: str, *, input: InputSpec, parameters: int, reference: str) ->
         lines = (builder.__doc__ or "").strip().splitlines()
         if not lines:
             raise ValueError(f"{builder.__qualname__} has no docstring; its first line is what `robostig models` shows")
-        _MODELS[name] = ModelSpec(name, input, parameters, reference, summary=lines[0]), builder
+        if (pretrained is None) != (not pretrained_on):
+            raise ValueError(f"{name}: weights (pretrained) and what they were trained on (pretrained_on) go together")
+        spec = ModelSpec(name, input, parameters, reference, summary=lines[0], pretrained=pretrained_on)
+        _MODELS[name] = _Model(spec, builder, pretrained)
         return builder
 
     return decorate
 
 
-def get_model(name: str, **kwargs: Any) -> mx.gluon.HybridBlock:
+def get_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> mx.gluon.HybridBlock:
     """Build a registered model.
 
     Parameters
     ----------
     name
         A name that :func:`list_models` lists.
+    pretrained
+        Whether to load trained weights, on the CPU; :attr:`ModelSpec.pretrained` says on what. Default False.
     **kwargs
         Handed to the model, such as ``dropout=0.2``.
 
     Returns
     -------
     mxnet.gluon.HybridBlock
-        Not initialised. Inputs: (N, 3, H, W) float32, 0..255, in the spec's colour space. Outputs: (N, 1) steering,
-        1.0 = full lock to the right.
+        Not initialised, unless pretrained. Inputs: (N, 3, H, W) float32, 0..255, in the spec's colour space. Outputs:
+        (N, 1) steering, 1.0 = full lock to the right.
 
     Raises
     ------
     ValueError
-        If there is no such model; the message has the nearest names.
+        If there is no such model; the message has the nearest names. If there are no trained weights of it; the message
+        has the models that have some.
+    OSError
+        If trained weights cannot be fetched, or are damaged.
     """
-    return _find(name)[1](**kwargs)
+    model = _find(name, pretrained)
+    net = model.builder(**kwargs)
+    if pretrained and model.load_weights is not None:
+        model.load_weights(net)
+    return net
 
 
-def get_spec(name: str) -> ModelSpec:
-    """Return what is known of a registered model without building it; raises as :func:`get_model` does."""
-    return _find(name)[0]
+def get_spec(name: str, *, pretrained: bool = False) -> ModelSpec:
+    """Return what is known of a registered model without building it.
+
+    Parameters
+    ----------
+    name
+        A name that :func:`list_models` lists.
+    pretrained
+        Whether trained weights of it are wanted. Nothing is fetched here.
+
+    Raises
+    ------
+    ValueError
+        As :func:`get_model`.
+    """
+    return _find(name, pretrained).spec
 
 
 def list_models(pattern: str = "*") -> List[str]:
@@ -132,9 +182,12 @@ def list_models(pattern: str = "*") -> List[str]:
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
-def _find(name: str) -> Tuple[ModelSpec, Builder]:
+def _find(name: str, pretrained: bool) -> _Model:
     if name not in _MODELS:
         near = difflib.get_close_matches(str(name).lower(), _MODELS, cutoff=0.4)
         hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise ValueError(f"no model is named {name!r}{hint}; there are: {', '.join(list_models())}")
+    if pretrained and _MODELS[name].load_weights is None:
+        having = ", ".join(each for each in list_models() if _MODELS[each].load_weights) or "none"
+        raise ValueError(f"there are no trained weights of {name!r}; models that have some: {having}")
     return _MODELS[name]

@@ -98,6 +98,19 @@ def test_numbers_that_are_not_finite_are_refused_or_left_out(make_comma_drive, n
     assert [each.row for each in read_driving_log(folder, on_error="skip").skipped] == [7]
 
 
+def test_a_speed_that_no_log_holds_is_refused(make_comma_drive):
+    with pytest.raises(ValueError, match=r"samples of picture 0: .* not finite"):
+        read_driving_log(make_comma_drive(speed=np.full(200, 1e300)))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_times_that_are_not_finite_are_not_known(make_comma_drive, wrong):
+    times = np.arange(200) / 100.0
+    times[33] = wrong
+    log = read_driving_log(make_comma_drive(times=times))
+    assert len(log) == 40 and np.flatnonzero(~np.isfinite(log.time_s)).tolist() == [6] and np.isnan(log.time_s[6])
+
+
 @pytest.mark.parametrize("wrong", [40, -1, np.nan])
 def test_samples_of_pictures_that_are_not_there_are_refused_or_left_out(make_comma_drive, wrong):
     pointers = np.arange(200) / 5 // 1
@@ -154,6 +167,21 @@ def test_a_camera_file_that_is_no_use_is_refused(make_comma_drive, fault):
         read_driving_log(folder)
 
 
+def test_whatever_is_wrong_in_a_file_is_said_of_the_file(make_comma_drive):
+    folder = make_comma_drive(4)
+    for place in ("log", "camera"):
+        path = folder / place / f"{DATE}.h5"
+        whole = path.read_bytes()
+        for start in range(0, 2400, 48):  # what HDF5 knows of the arrays is in there
+            path.write_bytes(whole[:start] + b"\x5a" * 24 + whole[start + 24 :])
+            try:
+                log = read_driving_log(folder, on_error="skip")
+                read_picture(log.pictures["center"][0])
+            except ValueError as error:
+                assert DATE in str(error)
+        path.write_bytes(whole)
+
+
 def test_a_file_that_changes_meanwhile_is_an_error_that_names_it(make_comma_drive, tmp_path):
     folder = make_comma_drive()
     log = read_driving_log(folder)
@@ -171,6 +199,7 @@ def test_several_recordings_are_drives(make_comma_drive):
     log = read_driving_log(folder)
     assert log.drives == (Drive("camera/2016-01-30--11-24-51", 0), Drive(f"camera/{DATE}", 20))
     assert len(log) == 60 and np.flatnonzero(log.find_breaks()).tolist() == [0, 20]
+    assert [drive.name for drive in read_driving_log(folder / "camera").drives] == ["2016-01-30--11-24-51", DATE]
 
 
 def test_without_h5py_it_is_said_what_to_install(make_comma_drive, monkeypatch):

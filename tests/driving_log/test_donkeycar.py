@@ -111,6 +111,8 @@ def test_a_bad_record_is_refused_or_left_out_and_counted(make_tub, values, kind,
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=LINES)
 @example(text='{"user/angle": 0.0, "cam/image_array": "0_cam_image_array_.jpg", "_timestamp_ms": NaN, "_index": []}')
+@example(text=f'{{"user/angle": 0.0, "cam/image_array": "0_cam_image_array_.jpg", "_index": {10**400}}}\n' * 2)
+@example(text="[" * 5000)
 def test_whatever_a_catalog_holds_is_read_or_refused(make_tub, text, tmp_path):
     folder = tmp_path / "tub" if (tmp_path / "tub").is_dir() else make_tub(2)
     (folder / "catalog_0.catalog").write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -165,6 +167,8 @@ def test_what_macos_leaves_behind_is_not_looked_at(make_tub):
         (b'{"paths": 3, "deleted_indexes": [], "current_index": 0}', ValueError, "is no whole manifest"),
         (b'{"paths": [], "deleted_indexes": "x", "current_index": 0}', ValueError, "is no whole manifest"),
         (b"\xff\xfe", ValueError, "is no whole manifest"),
+        (b'{"paths": [], "deleted_indexes": [Infinity], "current_index": 0}', ValueError, "is no whole manifest"),
+        (b"[" * 5000, ValueError, "is no whole manifest"),
         (b'{"paths": ["../x"], "deleted_indexes": [], "current_index": 0}', FileNotFoundError, "no catalog '../x'"),
         (b'{"paths": ["catalog_9.catalog"], "deleted_indexes": [], "current_index": 0}', FileNotFoundError, "_9"),
         (b'{"paths": [], "deleted_indexes": [], "current_index": 0}', ValueError, "is empty; record a drive first"),
@@ -203,6 +207,9 @@ def test_a_tub_of_old_is_read_too(make_tub):
         log.steering, np.array([json.loads(line)["user/angle"] for line in lines], np.float32)
     )
     np.testing.assert_allclose(log.time_s, 1.6e9 + 0.05 * np.arange(12), atol=1e-3)
+    for start in ("Infinity", 10**400, "[]"):
+        (old / "meta.json").write_text(f'{{"start": {start}}}')
+        assert np.isfinite(read_driving_log(old).time_s).all() == (start != "Infinity")
     (old / "record_3.json").write_text('{"user/ang')
     with pytest.raises(ValueError, match=r"old, row 3: it is no whole record .*record_3\.json"):
         read_driving_log(old)

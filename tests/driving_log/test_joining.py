@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,22 @@ def test_several_places_are_joined_in_the_order_they_are_named_in(mixed):
         read_driving_log([mixed / "a_tub", mixed / "a_tub"])
     with pytest.raises(FileNotFoundError, match=r"there is no .*elsewhere"):
         read_driving_log([mixed / "a_tub", mixed / "elsewhere"])
-    with pytest.raises(ValueError, match="no recording to read"):
-        read_driving_log([])
+    for nothing in ([], "", [mixed / "a_tub", ""]):  # the last two as a variable of the shell that is not set
+        with pytest.raises(ValueError, match="no recording to read"):
+            read_driving_log(nothing)
+
+
+def test_a_camera_goes_with_the_only_drive_that_had_it(mixed, tmp_path):
+    pack_driving_log(read_driving_log([mixed / "a_tub", mixed / "udacity"]), tmp_path / "packed")
+    lines = [line.split(",") for line in (mixed / "udacity" / "driving_log.csv").read_text().splitlines()]
+    (mixed / "udacity" / "driving_log.csv").write_text("\n".join(f"{line[0]},,,{line[3]}" for line in lines))
+    log = read_driving_log([mixed / "udacity", tmp_path / "packed"], on_error="skip")
+    assert len(log) == 70 and len(log.skipped) == 40 and list(log.pictures) == ["center"]
+
+
+def test_a_recording_of_several_places_has_a_name(mixed):
+    assert read_driving_log([mixed / "a_tub", mixed / "udacity"]).name == mixed.name
+    assert replace(read_driving_log(mixed / "a_tub"), source=Path("/")).name == "several folders"
 
 
 def test_a_recording_below_or_beside_another_ones_is_named(mixed, caplog):
@@ -111,6 +126,8 @@ def test_what_was_joined_is_trained_on_packed_and_known_again(mixed, tmp_path, c
     trained = train_model(CONFIG, recording, tmp_path / "out")
     assert "pictures are of 2 sizes: 120x160 (a_tub), 32x64 (udacity); the same shares" in caplog.text
     assert np.isfinite(trained.open_loop.scores["rmse"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--data a_tub \\\n    --data udacity \\\n    --model" in card and "udacity |" in card
     pack_driving_log(recording.log, tmp_path / "packed")
     for place in ([mixed / "a_tub", mixed / "udacity"], tmp_path / "packed"):
         scores, which = evaluate_artifact(tmp_path / "out", place)

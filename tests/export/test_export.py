@@ -136,6 +136,20 @@ def test_frames_are_of_the_size_that_the_model_learned_from(tmp_path):
     assert exported.input["shape"] == ["N", 48, 64, 3]
 
 
+@pytest.mark.parametrize("data", ["my own drive", {}, {"frame_size": None}])
+def test_without_a_known_size_frames_are_the_simulators(tmp_path, data):
+    saved = save(tmp_path / "artifact", Custom(), SPEC, "tiny", data=data)
+    exported = export_onnx(saved, tmp_path / "net.onnx", with_preprocessing=True)
+    assert exported.input["shape"] == ["N", 160, 320, 3]
+
+
+@pytest.mark.parametrize(("size", "came"), [([0, 320], "0x320"), (160, "160")])
+def test_a_size_that_is_none_is_refused(tmp_path, size, came):
+    saved = save(tmp_path / "artifact", Custom(), SPEC, "tiny", data={"frame_size": size})
+    with pytest.raises(ValueError, match=f"'{came}' is no size of a camera's frames"):
+        export_onnx(saved, tmp_path / "net.onnx", with_preprocessing=True)
+
+
 @pytest.mark.parametrize("with_preprocessing", [False, True])
 def test_it_runs_where_there_is_neither_mxnet_nor_this_package(saved, tmp_path, with_preprocessing):
     exported = export_onnx(saved, tmp_path / "net.onnx", with_preprocessing=with_preprocessing)
@@ -213,6 +227,17 @@ def test_a_network_for_one_frame_at_a_time_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ONNX Runtime .* cannot run the exported network"):
         export_onnx(artifact, tmp_path / "net.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"artifact"}
+
+
+@pytest.mark.parametrize("with_preprocessing", [False, True])
+def test_a_network_of_two_answers_is_refused(tmp_path, with_preprocessing):
+    net = nn.HybridSequential(prefix="two_")
+    with net.name_scope():
+        net.add(nn.Dense(2))
+    net.initialize()
+    artifact = save_artifact(tmp_path / "artifact", net, SPEC, {"model": "two"})
+    with pytest.raises(ValueError, match="answers 1 frames with 1x2 numbers; one a frame is a steering"):
+        export_onnx(artifact, tmp_path / "net.onnx", with_preprocessing=with_preprocessing)
 
 
 def test_what_steers_otherwise_than_the_pilot_is_not_written(saved, tmp_path, monkeypatch):

@@ -93,9 +93,9 @@ def measure_distance(one: Dict[str, Any], other: Dict[str, Any]) -> float:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """Return the folder of two workers that have trained four networks without an interruption."""
+    """Return the folder of two workers that have trained five networks without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    with Cluster(folder, str(folder), "nvidia,two devices,batch norm,resumable") as cluster:
+    with Cluster(folder, str(folder), "nvidia,two devices,batch norm,frozen,resumable") as cluster:
         statuses = cluster.wait()
         for host in HOSTS:
             logger.info("%s:\n%s", host, cluster.read_log(host))
@@ -113,10 +113,16 @@ def test_two_workers_learn_what_one_does(whole, tmp_path, name):
     assert distance < 1e-5
 
 
-@pytest.mark.parametrize("name", ["nvidia", "two devices", "batch norm", "resumable"])
+@pytest.mark.parametrize("name", ["nvidia", "two devices", "batch norm", "frozen", "resumable"])
 def test_both_workers_end_with_the_same_network_and_history(whole, name):
     first, second = (read_outcome(whole, name, host) for host in HOSTS)
     assert measure_distance(first, second) == 0.0
+
+
+def test_with_a_frozen_backbone_two_workers_learn_what_one_does_until_it_is_thawed(whole, tmp_path):
+    alone, together = train_together.train("frozen", WorkerGroup(), tmp_path), read_outcome(whole, "frozen", "algo-1")
+    differences = np.abs(alone["history"] - together["history"]).max(axis=1)
+    assert differences[0] < 1e-5 < differences[1]  # then each normalises batches by its share
 
 
 def test_the_first_host_alone_writes_and_each_says_what_it_does(whole):

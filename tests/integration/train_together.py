@@ -66,6 +66,21 @@ def make_small_net(*, dropout: float = 0.0, normalize_batch: bool = False) -> mx
     return net
 
 
+class Backboned(mx.gluon.HybridBlock):
+    """A small network with initialised layers to freeze."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="backboned_")
+        with self.name_scope():
+            self.features, self.output = make_small_net(normalize_batch=True)[:3], nn.Dense(1)
+        mx.random.seed(5)
+        self.features.initialize(mx.init.Xavier())
+        self.features(mx.nd.zeros((1, 3, 16, 32)))
+
+    def hybrid_forward(self, F, frames):
+        return self.output(self.features(frames))
+
+
 def train(name: str, workers: WorkerGroup, folder: Path, fatal_read: Optional[int] = None) -> Dict[str, Any]:
     """Train one of a few networks; return its parameters and its history without durations."""
     spec, config = SMALL, CONFIG
@@ -75,9 +90,11 @@ def train(name: str, workers: WorkerGroup, folder: Path, fatal_read: Optional[in
         net, config = make_small_net(), replace(CONFIG, device="cpu:2", optimizer="sgd")
     elif name == "batch norm":
         net = make_small_net(normalize_batch=True)
+    elif name == "frozen":
+        net, config = Backboned(), replace(CONFIG, freeze_epochs=1)
     else:
         net, config = make_small_net(dropout=0.3), RESUMABLE
-    small = 100 if name == "two devices" else 250_000  # there, some gradients travel alone
+    small = 100 if name in ("two devices", "frozen") else 250_000  # there, some gradients travel alone
     with patch("robostig.workers._SMALL", small):
         result = fit(net, *make_sets(spec, fatal_read), config, workdir=folder, workers=workers)
     outcome = {key: value.data(value.list_ctx()[0]).asnumpy() for key, value in net.collect_params().items()}

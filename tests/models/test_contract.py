@@ -12,7 +12,13 @@ from robostig.backend import mx
 from robostig.models import ModelSpec, get_model, get_spec, list_models
 from robostig.preprocessing import COLOR_SPACES, InputSpec, preprocess
 
-PARAMETERS = {"nvidia": 252_219, "comma": 6_621_809}
+PARAMETERS = {
+    "nvidia": 252_219,
+    "comma": 6_621_809,
+    "mobilenet_v2": 750_145,
+    "mobilenet_v3_small": 970_177,
+    "resnet18": 11_217_633,
+}
 STEERING = np.array([-0.6, -0.2, 0.2, 0.6], np.float32)
 
 every_model = pytest.mark.parametrize("name", list_models())
@@ -114,17 +120,14 @@ def test_a_few_steps_lower_the_loss(name):
     net, frames, labels = build(name), make_batch(get_spec(name)), mx.nd.array(STEERING[:, None])
     trainer = mx.gluon.Trainer(net.collect_params(), "adam", {"learning_rate": 1e-3})
     net.hybridize()
-
-    def measure_loss() -> float:
-        return float(((net(frames) - labels) ** 2).mean().asscalar())  # without dropout
-
-    before = measure_loss()
-    for _ in range(12):
-        with mx.autograd.record():
+    losses = []
+    for _ in range(15):
+        with mx.autograd.record():  # batch normalisation's running statistics need far more steps than these
             loss = (net(frames) - labels) ** 2
         loss.backward()
         trainer.step(len(STEERING))
-    assert measure_loss() < 0.7 * before
+        losses.append(float(loss.mean().asscalar()))
+    assert np.mean(losses[-4:]) < 0.7 * losses[0]  # of several, for dropout
 
 
 @every_model

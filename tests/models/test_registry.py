@@ -98,3 +98,30 @@ def test_an_unknown_name_is_refused_with_the_nearest(ask, name, hint):
 def test_a_name_near_nothing_is_refused_with_all():
     with pytest.raises(ValueError, match="no model is named 'xyz'; there are: comma"):
         get_model("xyz")
+
+
+def test_trained_weights_are_loaded_on_request_only():
+    def load(net):
+        net.initialize(mx.init.Constant(0.5))
+
+    register("linear", **KNOWN, pretrained=load, pretrained_on="a parking lot")(Linear)
+    assert get_spec("linear").pretrained == get_spec("linear", pretrained=True).pretrained == "a parking lot"
+    answer = get_model("linear", pretrained=True, units=2)(mx.nd.ones((1, 3)))
+    assert answer.asnumpy().tolist() == [[1.5, 1.5]]
+    with pytest.raises(RuntimeError, match="has not been initialized"):
+        get_model("linear")(mx.nd.ones((1, 3)))
+
+
+@pytest.mark.parametrize("ask", [get_model, get_spec])
+def test_a_model_without_trained_weights_names_those_that_have_some(ask):
+    register("linear", **KNOWN, pretrained=lambda net: None, pretrained_on="a parking lot")(Linear)
+    with pytest.raises(ValueError, match="no trained weights of 'comma'; models that have some: linear, mobilenet_v2"):
+        ask("comma", pretrained=True)
+    assert get_spec("comma").pretrained == ""
+
+
+@pytest.mark.parametrize("given", [{"pretrained": lambda net: None}, {"pretrained_on": "a parking lot"}])
+def test_weights_are_registered_with_what_they_were_trained_on(given):
+    with pytest.raises(ValueError, match=r"linear: weights \(pretrained\) and .* go together"):
+        register("linear", **KNOWN, **given)(Linear)
+    assert "linear" not in list_models()
