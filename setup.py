@@ -22,6 +22,8 @@ def read_readme():
 
 SAGEMAKER = ["sagemaker>=2.150,<3"]  # version 3 has no MXNet estimator
 TUNE = ["optuna>=4", "scikit-learn"]  # the latter for the importances of settings
+# SageMaker without an account: moto keeps S3's and the control plane's books, Optuna chooses a tuner's settings.
+LOCAL = [*SAGEMAKER, "moto[iam,s3,sagemaker,server,sts]>=5", "optuna>=4"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.10"]
 HDF5 = ["h5py>=3"]  # comma.ai's research data
 TEST = ["boto3", "hypothesis", "pytest>=7", "pytest-timeout", "pytest-xdist>=3", *HDF5, *ONNX]
@@ -48,11 +50,13 @@ EXTRAS = {
     ],
     "sagemaker": SAGEMAKER,
     "tune": TUNE,
+    "local": LOCAL,
+    "notebooks": ["ipykernel", "ipywidgets", "jupyterlab>=4", *LOCAL, *TUNE, *ONNX],
     "onnx": ONNX,  # to export
     "hdf5": HDF5,
     "test": TEST,
     "bench": ["torch==2.13.0"],  # a peer to measure against
-    "dev": ["moto[iam,s3,sagemaker,server,sts]>=5", "mypy", "ruff>=0.9", *SAGEMAKER, *TUNE, *TEST],
+    "dev": ["mypy", "nbclient", "ipykernel", "ruff>=0.9", *LOCAL, *TUNE, *TEST],
 }
 
 setup(

@@ -40,6 +40,7 @@ __all__ = [
     "find_backbone",
     "fit",
     "make_loader",
+    "read_history",
 ]
 
 logger = logging.getLogger(__name__)
@@ -614,6 +615,27 @@ def _as_tuple(state: Any) -> Tuple[mx.nd.NDArray, ...]:
     if state is None:
         return ()
     return tuple(state) if isinstance(state, (tuple, list)) else (state,)
+
+
+def read_history(path: Union[str, Path]) -> Tuple[EpochRecord, ...]:
+    """Read the ``history.csv`` that :func:`fit` wrote, one record an epoch.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is no such file.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    try:
+        return tuple(
+            EpochRecord(int(line.pop("epoch")), **{name: float(value) for name, value in line.items()})
+            for line in lines
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no history of a training ({error}); fit() writes {HISTORY}") from error
 
 
 def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:

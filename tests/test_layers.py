@@ -33,7 +33,8 @@ FLOORS = (
     ("training", "evaluation", "closed_loop", "roads", "export", "explanation"),
     ("pipeline", "video", "evidence"),
     ("comparison", "serving", "driving", "container", "tuning"),
-    ("report", "entry_point", "deployment"),
+    ("report", "entry_point", "local"),
+    ("deployment",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

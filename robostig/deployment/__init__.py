@@ -14,10 +14,11 @@ Examples
 >>> delete("robostig-comma"), delete("robostig-nvidia")                       # doctest: +SKIP
 """
 
-from robostig.deployment.account import DeploymentError
+from robostig.deployment.account import DeploymentError, open_session
 from robostig.deployment.comparison import EndpointComparison, EndpointScore, compare_endpoints
 from robostig.deployment.endpoints import delete, deploy, deploy_variants, shift_traffic
 from robostig.deployment.jobs import METRICS, OBJECTIVE, estimator, tuner
+from robostig.deployment.trained import attach, fetch
 
 __all__ = [
     "METRICS",
@@ -25,11 +26,14 @@ __all__ = [
     "DeploymentError",
     "EndpointComparison",
     "EndpointScore",
+    "attach",
     "compare_endpoints",
     "delete",
     "deploy",
     "deploy_variants",
     "estimator",
+    "fetch",
+    "open_session",
     "shift_traffic",
     "tuner",
 ]

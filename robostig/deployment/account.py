@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterator, Optional
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Union
 
 from robostig.endpoint import explain
 
@@ -30,6 +33,9 @@ class DeploymentError(OSError):
 
 def import_sagemaker() -> Any:
     """Return SageMaker's SDK; ImportError without version 2."""
+    # Version 3 has no MXNet: nobody need be told at every call that there is one, nor where no settings were found.
+    os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
+    logging.getLogger("sagemaker.config").setLevel(logging.WARNING)
     try:
         import sagemaker
         import sagemaker.mxnet
@@ -55,11 +61,33 @@ def in_one_line(trouble: str) -> Iterator[None]:
         raise DeploymentError(f"{trouble}: {explain(error)}") from error
 
 
-def open_session(session: Optional[Any]) -> Any:
-    """Return the SDK's session, a new one if None; ValueError if there is no region."""
-    if session is not None:
-        return session
+def open_session(*, local: bool = False, folder: Union[str, Path] = "account") -> Any:
+    """Return the session of SageMaker's SDK that all functions here take: this machine's, or the account's.
+
+    Parameters
+    ----------
+    local
+        Whether jobs and endpoints run on this machine, with SageMaker's own toolkits and without an account
+        (:class:`robostig.local.LocalSession`); else the account that the environment or AWS's files name.
+    folder
+        Where this machine's jobs are kept.
+
+    Returns
+    -------
+    sagemaker.Session
+
+    Raises
+    ------
+    ImportError
+        If SageMaker's SDK 2 is not installed, or moto, which this machine's account needs.
+    ValueError
+        If no region is set.
+    """
     sagemaker = import_sagemaker()
+    if local:
+        from robostig.local import LocalSession
+
+        return LocalSession(folder)
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -81,7 +109,7 @@ def check_account(
     session
         The SDK's.
     role
-        Name or ARN.
+        Name or ARN; the one that this program runs with if None.
     scope
         What the image is for: ``"training"`` or ``"inference"``.
     instance_type
@@ -89,8 +117,6 @@ def check_account(
     image_uri
         An image of one's own, in which case the region needs none.
     """
-    if not role:
-        raise ValueError("SageMaker's jobs and models run with a role: role='name or ARN of an IAM role'")
     sagemaker = import_sagemaker()
     region = session.boto_region_name
     if image_uri is None:
@@ -110,8 +136,20 @@ def check_account(
             ) from error
     with in_one_line(f"nothing was created: the account cannot be used in {region}"):
         session.account_id()
+        role = role or _find_role(session)
     with in_one_line(f"nothing was created: the role {role} cannot be used"):
         return str(session.expand_role(role))
+
+
+def _find_role(session: Any) -> str:
+    """Return the role that this program runs with, as in SageMaker's notebooks; ValueError if it is a user's."""
+    try:
+        return str(import_sagemaker().get_execution_role(session))
+    except ValueError as error:
+        raise ValueError(
+            "SageMaker's jobs and models run with a role, and this program has none, as notebooks in SageMaker do: "
+            "role='name or ARN of an IAM role'"
+        ) from error
 
 
 def check_count(what: str, count: Any) -> None:

@@ -27,10 +27,10 @@ from robostig.deployment.account import (
     look_up,
     open_session,
 )
+from robostig.deployment.trained import Model, find_model_data, split_place
 
 if TYPE_CHECKING:
     from sagemaker.base_predictor import Predictor
-    from sagemaker.mxnet.estimator import MXNet
 
 __all__ = ["delete", "deploy", "deploy_variants", "shift_traffic"]
 
@@ -48,8 +48,6 @@ _SET_HERE = {
     *("name", "model_data", "role", "image_uri", "sagemaker_session", "entry_point", "source_dir", "dependencies"),
     *("git_config", *_ENV),
 }
-
-Model = Union[str, Path, "MXNet"]
 
 
 def deploy(
@@ -130,7 +128,8 @@ def deploy_variants(
     weights
         Name to a share of the traffic, in any unit; all alike if None.
     role
-        Name or ARN of the IAM role that the models run with; the estimators' own if None.
+        Name or ARN of the IAM role that the models run with; if None, the estimators' own, or that of a notebook in
+        SageMaker.
     instance_type, instance_count
         Of each variant.
     image_uri
@@ -202,7 +201,7 @@ def shift_traffic(
     """
     _check_name(endpoint_name)
     with in_one_line(f"the traffic of {endpoint_name} could not be shifted"):
-        client = open_session(sagemaker_session).sagemaker_client
+        client = (sagemaker_session or open_session()).sagemaker_client
         now = _read_weights(client, endpoint_name)
         _check_weights(weights, now)
         unknown = [name for name in weights if name not in now]
@@ -246,7 +245,7 @@ def delete(endpoint_name: str, *, sagemaker_session: Optional[Any] = None) -> Li
     _check_name(endpoint_name)
     removed: List[str] = []
     with in_one_line(f"{endpoint_name} could not be removed"):
-        session = open_session(sagemaker_session)
+        session = sagemaker_session or open_session()
         client = session.sagemaker_client
         described = look_up(client.describe_endpoint, EndpointName=endpoint_name) or {}
         config_name = described.get("EndpointConfigName", endpoint_name)
@@ -265,7 +264,7 @@ def delete(endpoint_name: str, *, sagemaker_session: Optional[Any] = None) -> Li
             container = (look_up(client.describe_model, ModelName=name) or {}).get("PrimaryContainer", {})
             if upload and container.get("ModelDataUrl") == upload:  # before the model, which knows of it
                 s3 = session.boto_session.client("s3")
-                todo.append((upload, s3.delete_object, _split_place(upload)))
+                todo.append((upload, s3.delete_object, split_place(upload)))
             todo.append((f"the model {name}", client.delete_model, {"ModelName": name}))
     for what, remove, arguments in todo:
         with in_one_line(f"{what} could not be removed; removed so far: {', '.join(removed) or 'nothing'}"):
@@ -348,13 +347,15 @@ def _deploy(
     with tempfile.TemporaryDirectory() as beside:
         packed = {name: _pack(model, beside) for name, model in models.items() if _is_folder(model)}
         sessions = [getattr(model, "sagemaker_session", None) for model in models.values()]
-        session = open_session(sagemaker_session or next(filter(None, sessions), None))
+        session = sagemaker_session or next(filter(None, sessions), None) or open_session()
         sources = {}
         with in_one_line("nothing was created"):
             for name, model in models.items():
                 image = image_uri or getattr(model, "image_uri", None)
                 arn = check_account(session, role or getattr(model, "role", None), "inference", instance_type, image)
-                sources[name] = _Source(arn, image, packed.get(name) or _find_model_data(session, name, model))
+                sources[name] = _Source(
+                    arn, image, packed.get(name) or _check_code(session, find_model_data(model, session))
+                )
                 _make_model(session, sources[name], "s3://bucket/model.tar.gz", name, model_options)
             for endpoint in layout:
                 _check_is_free(session, endpoint)
@@ -444,14 +445,9 @@ def _remove_upload(session: Any, uri: str) -> None:
     """Remove what was uploaded in vain; a failure is logged, for the error to tell of is another."""
     try:
         with in_one_line(f"{uri} was uploaded in vain, and could not be removed"):
-            session.boto_session.client("s3").delete_object(**_split_place(uri))
+            session.boto_session.client("s3").delete_object(**split_place(uri))
     except DeploymentError as error:
         logger.warning("%s", error)
-
-
-def _split_place(uri: str) -> Dict[str, str]:
-    bucket, _, key = uri[len("s3://") :].partition("/")
-    return {"Bucket": bucket, "Key": key}
 
 
 def _find_models(client: Any, endpoint: str) -> Dict[str, Optional[str]]:
@@ -483,27 +479,11 @@ def _check_is_free(session: Any, endpoint: str) -> None:
         )
 
 
-def _find_model_data(session: Any, name: str, model: Any) -> str:
-    """Return where a trained model is on S3, if its code is in it."""
-    if isinstance(model, str):
-        return _check_code(session, model)
-    job = model.latest_training_job
-    if job is None:
-        raise ValueError(f"the estimator of {name} has trained nothing yet: call its fit() first")
-    described = session.sagemaker_client.describe_training_job(TrainingJobName=job.name)
-    if described["TrainingJobStatus"] != "Completed":
-        raise ValueError(
-            f"the training job {job.name} of {name} is not completed, but {described['TrainingJobStatus']}"
-            f"{': ' + described['FailureReason'] if described.get('FailureReason') else ''}"
-        )
-    return _check_code(session, str(described["ModelArtifacts"]["S3ModelArtifacts"]))
-
-
 def _check_code(session: Any, uri: str) -> str:
     """Return the place of a model.tar.gz, if there is code in it: without, an endpoint fails after a quarter hour."""
     wanted = f"code/{SCRIPT}"
     client = session.boto_session.client("s3", region_name=session.boto_region_name)
-    body = look_up(client.get_object, **_split_place(uri))
+    body = look_up(client.get_object, **split_place(uri))
     if body is None:
         raise ValueError(f"there is no {uri}; give the model.tar.gz that a training job wrote")
     try:

@@ -47,7 +47,7 @@ METRICS = [  # what training prints, in fixed point
 def estimator(
     model: str,
     *,
-    role: str,
+    role: Optional[str] = None,
     hyperparameters: Optional[Mapping[str, Any]] = None,
     instance_type: str = "ml.g4dn.xlarge",
     instance_count: int = 1,
@@ -64,7 +64,7 @@ def estimator(
     model
         Its registered name.
     role
-        Name or ARN of the IAM role that the job runs with.
+        Name or ARN of the IAM role that the job runs with; in SageMaker's notebooks, their own if None.
     hyperparameters
         Of :class:`~robostig.config.TrainingConfig`; defaults for the rest.
     instance_type, instance_count
@@ -89,7 +89,7 @@ def estimator(
     if instance_count > 1:
         options.setdefault("distribution", {"parameter_server": {"enabled": True}})
     if not instance_type.startswith("local"):
-        session = options["sagemaker_session"] = open_session(options.get("sagemaker_session"))
+        session = options["sagemaker_session"] = options.get("sagemaker_session") or open_session()
         role = check_account(session, role, "training", instance_type, options.get("image_uri"))
     settings = {
         "entry_point": str(PACKAGE / SCRIPT),
@@ -110,7 +110,7 @@ def estimator(
 def tuner(
     models: Union[str, Sequence[str]],
     *,
-    role: str,
+    role: Optional[str] = None,
     max_jobs: int,
     max_parallel_jobs: int = 1,
     hyperparameters: Optional[Mapping[str, Any]] = None,
