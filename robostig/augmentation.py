@@ -26,9 +26,10 @@ import numpy as np
 from robostig import camera
 from robostig.preprocessing import InputSpec
 
-__all__ = ["CAMERA_CORRECTION", "Augmentation", "Draw", "Memory", "apply"]
+__all__ = ["CAMERA_CORRECTION", "CHANGES", "Augmentation", "Draw", "Memory", "apply"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
+CHANGES = ("flip", "shift", "shadow", "brightness", "tint", "scenery", "bonnet")
 SHADOW_LIGHT = (0.5, 0.75)  # how much light is left in a shadow
 BRIGHTNESS = (0.6, 1.4)  # twice as far as published, which is enough for one afternoon on one track
 TINT = 0.35  # at most so much more or less of red, and of blue: from noon to evening
@@ -144,10 +145,18 @@ class Augmentation:
     correction: float = CAMERA_CORRECTION
 
     def __post_init__(self) -> None:
-        for name in ("flip", "shift", "shadow", "brightness", "tint", "scenery", "bonnet"):
+        for name in CHANGES:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"the probability of {name} is {value}; it must be between 0 and 1")
+
+    @classmethod
+    def only(cls, *changes: str) -> Augmentation:
+        """Return one that makes these changes to every frame, and no others: ``Augmentation.only("flip")``."""
+        unknown = sorted(set(changes) - set(CHANGES))
+        if unknown:
+            raise ValueError(f"there is no change {unknown[0]!r}; there are: {', '.join(CHANGES)}")
+        return cls(**{name: float(name in changes) for name in CHANGES})
 
     def draw(self, count: int, generator: np.random.Generator) -> Draw:
         """Draw what happens to each of ``count`` frames; takes the same amount of randomness whatever the settings."""

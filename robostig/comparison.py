@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import AbstractSet, Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import AbstractSet, Any, Dict, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -198,8 +198,20 @@ def check_models(names: Sequence[str], *, pretrained: bool = False) -> None:
         get_spec(name, pretrained=pretrained)
 
 
+class Scored(Protocol):
+    """Whoever can be chosen: a trained model, or an endpoint that serves one."""
+
+    @property
+    def open_loop(self) -> OpenLoop:
+        """How it does on the held-out frames."""
+
+    @property
+    def closed_loop(self) -> Optional[ClosedLoop]:
+        """How it drives; None if it was not let to."""
+
+
 def choose(
-    models: Mapping[str, TrainedModel], blocks: np.ndarray, *, roads: str = "", is_built_in: bool = False
+    models: Mapping[str, Scored], blocks: np.ndarray, *, roads: str = "", is_built_in: bool = False
 ) -> Tuple[str, str]:
     """Choose the model that should drive.
 
@@ -238,9 +250,7 @@ def choose(
     return _choose_by_driving(models, loops, roads or _count_roads(loops))
 
 
-def _choose_by_driving(
-    models: Mapping[str, TrainedModel], loops: Mapping[str, ClosedLoop], roads: str
-) -> Tuple[str, str]:
+def _choose_by_driving(models: Mapping[str, Scored], loops: Mapping[str, ClosedLoop], roads: str) -> Tuple[str, str]:
     """Return the choice by autonomy, then lateral error, then latency, and the reason."""
     names = list(loops)
     scores = {name: loops[name].scores for name in names}

@@ -42,6 +42,7 @@ __all__ = [
     "describe_steering",
     "draw_errors",
     "draw_explanations",
+    "draw_frames",
     "draw_labels",
     "draw_lateral_errors",
     "draw_loss_curves",
@@ -326,6 +327,32 @@ def draw_lateral_errors(drives: Drives, *, limit_m: float) -> Figure:
         axes.set_title(str(first[number].track), loc="left", size=9, color=INK, pad=3)
     _set_outer_labels(figure, "metres along the lane", "metres from the lane's middle, right is up")
     add_legend(above, _list_drivers(colors, f"within {limit_m:g} m of the lane's middle"))
+    return figure
+
+
+def draw_frames(frames: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 3) -> Figure:
+    """Draw camera frames side by side.
+
+    Parameters
+    ----------
+    frames
+        (H, W, 3) uint8 RGB each.
+    titles
+        What to say above each; nothing if there are none.
+    columns
+        Frames in a line.
+    """
+    height, width = frames[0].shape[:2]
+    lines = -(-len(frames) // columns)
+    line = WIDTH / columns * height / width + (0.28 if titles else 0.05)
+    figure = Figure(figsize=(WIDTH, lines * line), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).flat
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, frame in zip(grid, frames):
+        axes.imshow(frame)
+    for axes, title in zip(grid, titles):
+        axes.set_title(title, size=10, color=INK, pad=4)
     return figure
 
 

@@ -55,7 +55,7 @@ def describe_training_roads(seed: int) -> Dict[str, str]:
     }
 
 
-def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
+def record_training_roads(folder: Union[str, Path], *, seed: int = 0, count: Optional[int] = None) -> Path:
     """Record the expert on the training roads, unless that very recording is there already.
 
     Beside the folder, a file of the same name with ``.json`` says what was recorded. If it says that the folder is an
@@ -67,6 +67,8 @@ def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
         Where the recording goes.
     seed
         Of the expert's hands, as in :func:`robostig.simulation.record`.
+    count
+        How many of the roads; all 180 if None.
 
     Returns
     -------
@@ -77,10 +79,15 @@ def record_training_roads(folder: Union[str, Path], *, seed: int = 0) -> Path:
     ------
     FileExistsError
         If something else is there.
+    ValueError
+        If there are not so many roads.
     """
     folder = Path(folder)
     note = folder.with_name(folder.name + ".json")
     tracks = training_tracks()
+    if count is not None and not 1 <= count <= len(tracks):
+        raise ValueError(f"count is {count}; there are 1 to {len(tracks)} roads to record")
+    tracks = tracks[:count]
     wanted: Dict[str, Any] = {
         "tracks": [str(track) for track in tracks],
         "laps": TRAINING_LAPS,

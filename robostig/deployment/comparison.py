@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
 
 from robostig.artifact import read_facts
-from robostig.comparison import BLOCK_S, choose_by_closeness, find_quickest
+from robostig.closed_loop import ClosedLoop, evaluate_closed_loop
+from robostig.comparison import BLOCK_S, choose, choose_by_closeness, find_quickest
 from robostig.driving_log import DrivingLog, read_driving_log
 from robostig.endpoint import JPEG_QUALITY, Endpoint
 from robostig.evaluation import OpenLoop
@@ -21,6 +22,7 @@ from robostig.picture import encode_jpeg, read_picture_bytes
 from robostig.pipeline import choose_rows
 from robostig.preprocessing import check_frame
 from robostig.serving import model_fn, transform_fn
+from robostig.simulation import Track
 
 if TYPE_CHECKING:
     from sagemaker.base_predictor import Predictor
@@ -53,6 +55,8 @@ class EndpointScore:
         The largest between its steering and that of its artifact here, for the same bytes; None if none was named.
     open_loop
         Against the driver, on the frames that all endpoints in the running answered; None without labels.
+    closed_loop
+        How it drives roads of the built-in track; None if it was not let to.
     """
 
     endpoint: str
@@ -63,6 +67,7 @@ class EndpointScore:
     latency_ms: Optional[Dict[str, float]]
     difference: Optional[float]
     open_loop: Optional[OpenLoop] = None
+    closed_loop: Optional[ClosedLoop] = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,9 @@ class EndpointComparison:
         scores = {}
         for name, score in self.endpoints.items():
             scores[name] = {
-                **{key: value for key, value in vars(score).items() if key != "open_loop"},
+                **{key: value for key, value in vars(score).items() if key not in ("open_loop", "closed_loop")},
                 "scores": None if score.open_loop is None else score.open_loop.scores,
+                "driving": None if score.closed_loop is None else score.closed_loop.summarize(),
             }
         return {"choice": self.choice, "reason": self.reason, "rows": self.rows, "endpoints": scores}
 
@@ -109,6 +115,9 @@ class EndpointComparison:
             if score.open_loop is not None:
                 rmse = score.open_loop.scores["rmse"]
                 parts.append(f"RMSE {rmse:.4f} ({rmse * DEGREES:.2f} degrees) from the driver")
+            if score.closed_loop is not None:
+                driving = score.closed_loop.scores
+                parts.append("autonomy {autonomy:.1f} %, {lateral_rmse_m:.2f} m from the middle".format(**driving))
             if score.first_error:
                 parts.append(f"first error: {score.first_error}")
             lines.append("; ".join(parts))
@@ -120,14 +129,15 @@ def compare_endpoints(
     frames: Frames,
     *,
     artifacts: Optional[Mapping[str, Union[str, Path]]] = None,
+    tracks: Sequence[Track] = (),
     client: Optional[Any] = None,
 ) -> EndpointComparison:
     """Send the same frames to several endpoints, one by one in turn, and say which one should drive.
 
     An endpoint that leaves more than 1 % of the frames unanswered, or does not answer as its artifact does here to
-    1e-4, should not. Of the others it is the one that is closest to the driver, and of several that are equally close
-    the quickest (:func:`robostig.comparison.choose_by_closeness`); without labels, the quickest. As behind the wheel,
-    an answer that takes longer than a second is none.
+    1e-4, should not. Of the others it is the one that drives best, if they are let to drive, and else the one that is
+    closest to the driver, and of several that are equally close the quickest (:func:`robostig.comparison.choose`);
+    without labels, the quickest. As behind the wheel, an answer that takes longer than a second is none.
 
     Parameters
     ----------
@@ -139,6 +149,9 @@ def compare_endpoints(
         Files are sent byte for byte. Of a log that the artifacts were trained on, only the rows that were held out.
     artifacts
         Name to the folder of the artifact that the endpoint serves, for any of the endpoints.
+    tracks
+        Roads of the built-in track, from :func:`robostig.simulation.parse_tracks`, which every endpoint that answers
+        drives, a request a frame. They count only with a driving log.
     client
         As for :class:`~robostig.endpoint.Endpoint`.
 
@@ -202,8 +215,23 @@ def compare_endpoints(
             open_loop,
         )
     blocks = None if log is None else (log.driving_clock()[rows[common]] / BLOCK_S).astype(int)
-    choice, reason = _choose(scores, blocks, which)
+    refused = _refuse(scores)
+    for name in [name for name in scores if tracks and name not in refused]:
+        try:
+            scores[name] = replace(
+                scores[name], closed_loop=evaluate_closed_loop(asked[name].steer, tracks, label=name)
+            )
+        except (OSError, ValueError) as error:
+            refused[name] = f"{name} failed on the road ({error})"
+    choice, reason = _choose(scores, refused, blocks, which)
     return EndpointComparison(scores, choice, reason, which)
+
+
+class _Scored(NamedTuple):
+    """An endpoint that is fit to drive, as :func:`robostig.comparison.choose` looks at it."""
+
+    open_loop: OpenLoop
+    closed_loop: Optional[ClosedLoop]
 
 
 def _read_frames(
@@ -295,8 +323,8 @@ def _steer_locally(folder: Union[str, Path], pictures: Sequence[bytes]) -> np.nd
     return np.array([json.loads(transform_fn(pilot, *each)[0])[0] for each in zip(pictures, kinds)])
 
 
-def _choose(scores: Mapping[str, EndpointScore], blocks: Optional[np.ndarray], rows: str) -> Tuple[Optional[str], str]:
-    """Return the choice, and the reason in words."""
+def _refuse(scores: Mapping[str, EndpointScore]) -> Dict[str, str]:
+    """Return who should not drive, and why."""
     refused = {}
     for name, score in scores.items():
         unanswered = score.frames - score.answered
@@ -304,17 +332,30 @@ def _choose(scores: Mapping[str, EndpointScore], blocks: Optional[np.ndarray], r
             refused[name] = f"{name} left {unanswered:,} of {score.frames:,} frames unanswered ({score.first_error})"
         elif score.difference is not None and score.difference > AGREEMENT:
             refused[name] = f"{name} does not answer as its artifact does, but up to {score.difference:.4f} off"
+    return refused
+
+
+def _choose(
+    scores: Mapping[str, EndpointScore], refused: Mapping[str, str], blocks: Optional[np.ndarray], rows: str
+) -> Tuple[Optional[str], str]:
+    """Return the choice, and the reason in words."""
     fit = {name: score for name, score in scores.items() if name not in refused}
     against = "".join(f" {why}." for why in refused.values())
     if not fit:
         return None, f"None should drive.{against}"
-    loops = {name: score.open_loop for name, score in fit.items() if score.open_loop is not None}
-    if blocks is not None and len(loops) == len(fit):
-        choice, reason = choose_by_closeness(loops, blocks, where=rows)
-    else:
+    scored = {
+        name: _Scored(score.open_loop, score.closed_loop) for name, score in fit.items() if score.open_loop is not None
+    }
+    if blocks is None or len(scored) < len(fit):
         choice, times = find_quickest(list(fit), {name: score.latency_ms["p50"] for name, score in fit.items()})  # type: ignore[index]
         reason = (
             f"{choice} should drive: it answers quickest ({times} a frame). Pictures without labels do not tell how "
             "well it steers; give a driving log to know."
+        )
+    elif all(each.closed_loop is not None for each in scored.values()):
+        choice, reason = choose(scored, blocks)
+    else:
+        choice, reason = choose_by_closeness(
+            {name: each.open_loop for name, each in scored.items()}, blocks, where=rows
         )
     return choice, reason + against
