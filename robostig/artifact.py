@@ -101,7 +101,7 @@ class Artifact:
         """Return the network as it was saved, before anything is folded: its symbol, and its parameters by name."""
         saved = mx.nd.load(str(self.folder / PARAMETERS))
         parameters = {name.split(":", 1)[1]: value for name, value in saved.items()}  # "arg:" or "aux:" is before them
-        return mx.sym.load(str(self.folder / SYMBOL)), parameters
+        return _read_symbol(self.folder / SYMBOL), parameters
 
 
 def save_artifact(
@@ -354,13 +354,23 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
             spec = InputSpec.from_dict(facts["input"])
-            symbol, parameters = mx.sym.load(str(folder / SYMBOL)), mx.nd.load(str(folder / PARAMETERS))
+            symbol, parameters = _read_symbol(folder / SYMBOL), mx.nd.load(str(folder / PARAMETERS))
             net = _build(symbol, parameters, spec, context or mx.cpu())
-    except (mx.MXNetError, TypeError) as error:
+    except (mx.MXNetError, TypeError, json.JSONDecodeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
     net.hybridize(static_alloc=True, static_shape=True)
     return Artifact(folder, net, spec, facts)
+
+
+def _read_symbol(path: Path) -> mx.sym.Symbol:
+    """Read a graph, as if this very MXNet had saved it: of every other 1.9 it tells on stderr that it upgrades it."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    version = graph.get("attrs", {}).get("mxnet_version", ["int", 0])
+    major, minor, patch = (int(number) for number in mx.__version__.split(".")[:3])
+    if version[1] // 100 == major * 100 + minor:
+        version[1] = major * 10_000 + minor * 100 + patch
+    return mx.sym.load_json(json.dumps(graph))
 
 
 def load_parameters(net: mx.gluon.HybridBlock, folder: Union[str, Path]) -> None:

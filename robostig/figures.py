@@ -346,7 +346,7 @@ def draw_frames(frames: Sequence[np.ndarray], titles: Sequence[str] = (), *, col
     lines = -(-len(frames) // columns)
     line = WIDTH / columns * height / width + (0.28 if titles else 0.05)
     figure = Figure(figsize=(WIDTH, lines * line), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).flat
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, frame in zip(grid, frames):

@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Typ
 import cv2
 import numpy as np
 
+from robostig.animation import Animation
 from robostig.closed_loop import Moment
 from robostig.metrics import DEGREES, LIMIT_M
 from robostig.simulation import FRAME_S
@@ -21,6 +22,7 @@ __all__ = ["CODECS", "ExplanationVideo", "Video", "VideoWriter"]
 
 # By the file's suffix; OpenCV's builds bring no H.264. Browsers play .webm, most players the others.
 CODECS: Dict[str, str] = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG", ".mkv": "mp4v"}
+ANIMATION = ".webp"  # a tenth of their size, for pages and notebooks: half as wide and high, every other frame
 
 SCALE = 2  # of the camera's picture
 PANEL = 120  # rows below the picture
@@ -39,7 +41,8 @@ class Video:
     Parameters
     ----------
     path
-        The file; its suffix says how it is encoded: .mp4, .webm (for browsers), .avi or .mkv.
+        The file; its suffix says how it is encoded: .mp4, .webm (for browsers), .avi, .mkv, or .webp (an animated
+        picture, for pages: half as wide and high, every other frame).
     size
         Width and height of the pictures, even numbers. There are 15 pictures a second.
 
@@ -53,20 +56,25 @@ class Video:
 
     def __init__(self, path: Union[str, Path], size: Tuple[int, int]) -> None:
         self.path, self.size = Path(os.path.realpath(path)), size
-        codec = CODECS.get(self.path.suffix.lower())
-        if codec is None:
-            raise ValueError(f"{path} is to be a video: name it with one of {', '.join(CODECS)}")
+        suffix = self.path.suffix.lower()
+        codec = CODECS.get(suffix)
+        if codec is None and suffix != ANIMATION:
+            raise ValueError(f"{path} is to be a video: name it with one of {', '.join([*CODECS, ANIMATION])}")
         if self.path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; name a file to write the video to")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {Path(path).parent} to write {self.path.name} to")
-        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix.lower()}")
+        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{suffix}")
         self._frames = 0
+        self._writer: Union[Animation, cv2.VideoWriter]
+        if codec is None:
+            self._writer = Animation(self._partial, FRAME_S)
+            return
         with _without_stderr():  # FFmpeg grumbles about VP8 in .webm, where it belongs
             self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*codec), 1 / FRAME_S, size)
         if not self._writer.isOpened():
             self._partial.unlink(missing_ok=True)
-            others = ", ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
+            others = ", ".join(other for other in CODECS if other != suffix)
             raise ValueError(
                 f"{path} cannot be encoded: this build of OpenCV has no {codec}, or the folder cannot be written to; "
                 f"try another suffix ({others})"
@@ -78,8 +86,8 @@ class Video:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._writer.release()
         try:
+            self._writer.release()
             if kind is None:
                 self._check_complete()
                 os.replace(self._partial, self.path)
@@ -88,6 +96,8 @@ class Video:
 
     def _check_complete(self) -> None:
         """Raise OSError if not all frames are in the file: OpenCV does not say when the disk is full."""
+        if isinstance(self._writer, Animation):
+            return  # it would have said so itself
         capture, found = cv2.VideoCapture(str(self._partial)), 0
         while capture.grab():
             found += 1

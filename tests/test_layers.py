@@ -15,7 +15,7 @@ FLOORS = (
     ("_compat", "_files", "picture"),
     ("packed_log",),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
-    ("backend", "card", "split", "frame_cache", "augmentation", "figures", "overlay", "simulation"),
+    ("backend", "card", "split", "frame_cache", "augmentation", "figures", "overlay", "simulation", "animation"),
     (
         "convolution",
         "folding",

@@ -5,6 +5,7 @@ import resource
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from robostig.closed_loop import Constant, evaluate_closed_loop
 from robostig.simulation import load_track
@@ -115,3 +116,23 @@ def test_models_are_shown_side_by_side_with_what_they_steer(tmp_path, count, fra
         is_bar = (row[..., 0] - row[..., 2]) > 80
         left, right = is_bar[:, middle - 60 : middle - 5].mean(), is_bar[:, middle + 5 : middle + 60].mean()
         assert (left > 0.9 and right < 0.1) == is_left and (right > 0.9 and left < 0.1) != is_left
+
+
+def test_an_animated_picture_has_every_other_frame_half_as_large(tmp_path):
+    path = tmp_path / "drive.webp"
+    with VideoWriter(path, "always left") as video:
+        driven = evaluate_closed_loop(Constant(-0.3), [TRACK], laps=0.02, watch=video.write)
+    with Image.open(path) as picture:
+        assert (picture.n_frames, picture.size) == (-(-len(driven.drives[0].steering) // 2), (320, 220))
+        sky = np.asarray(picture.convert("RGB"))[:20].mean(axis=(0, 1))
+        picture.seek(picture.n_frames - 1)
+        assert (np.asarray(picture.convert("RGB"))[160:] > 60).any()  # the panel is there, too
+    assert sky[2] > sky[0] - 12  # blue above, not red
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_animated_picture_that_is_cut_short_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "drive.webp", "driver") as video:
+        video.add(np.zeros((440, 640, 3), np.uint8))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ created, and that call, is logged as a warning.
 Examples
 --------
 >>> job = estimator("comma", role=role, hyperparameters={"epochs": 20})       # doctest: +SKIP
->>> job.fit({"training": "s3://bucket/recording"})                            # doctest: +SKIP
+>>> job.fit({"training": upload("recording")})                                # doctest: +SKIP
 >>> deploy({"comma": job, "nvidia": "out/nvidia"}, role=role)                 # doctest: +SKIP
 >>> delete("robostig-comma"), delete("robostig-nvidia")                       # doctest: +SKIP
 """
@@ -18,6 +18,7 @@ from robostig.deployment.account import DeploymentError, open_session
 from robostig.deployment.comparison import EndpointComparison, EndpointScore, compare_endpoints
 from robostig.deployment.endpoints import delete, deploy, deploy_variants, shift_traffic
 from robostig.deployment.jobs import METRICS, OBJECTIVE, estimator, tuner
+from robostig.deployment.recordings import upload
 from robostig.deployment.trained import attach, fetch
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "open_session",
     "shift_traffic",
     "tuner",
+    "upload",
 ]

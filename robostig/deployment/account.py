@@ -23,6 +23,7 @@ __all__ = [
     "open_session",
 ]
 
+_NOT_THERE = ("404", "NoSuchBucket", "NoSuchKey")  # of S3
 FRAMEWORK_VERSION, PY_VERSION = "1.9.0", "py38"  # of Amazon's last MXNet images
 SCRIPT = "entry_point.py"
 
@@ -165,6 +166,6 @@ def look_up(call: Any, **arguments: Any) -> Optional[Dict[str, Any]]:
     try:
         return dict(call(**arguments))
     except ClientError as error:
-        if "could not find" in str(error).lower() or error.response["Error"]["Code"] in ("NoSuchBucket", "NoSuchKey"):
+        if "could not find" in str(error).lower() or error.response["Error"]["Code"] in _NOT_THERE:
             return None
         raise

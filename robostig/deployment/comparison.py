@@ -130,6 +130,7 @@ def compare_endpoints(
     *,
     artifacts: Optional[Mapping[str, Union[str, Path]]] = None,
     tracks: Sequence[Track] = (),
+    laps: float = 1.0,
     client: Optional[Any] = None,
 ) -> EndpointComparison:
     """Send the same frames to several endpoints, one by one in turn, and say which one should drive.
@@ -152,6 +153,8 @@ def compare_endpoints(
     tracks
         Roads of the built-in track, from :func:`robostig.simulation.parse_tracks`, which every endpoint that answers
         drives, a request a frame. They count only with a driving log.
+    laps
+        Of each track, default 1.
     client
         As for :class:`~robostig.endpoint.Endpoint`.
 
@@ -219,7 +222,7 @@ def compare_endpoints(
     for name in [name for name in scores if tracks and name not in refused]:
         try:
             scores[name] = replace(
-                scores[name], closed_loop=evaluate_closed_loop(asked[name].steer, tracks, label=name)
+                scores[name], closed_loop=evaluate_closed_loop(asked[name].steer, tracks, laps=laps, label=name)
             )
         except (OSError, ValueError) as error:
             refused[name] = f"{name} failed on the road ({error})"

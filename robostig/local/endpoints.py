@@ -59,10 +59,12 @@ class Endpoints:
         }
 
     def describe(self, request: Dict[str, Any], described: Dict[str, Any]) -> None:
-        """Say of an endpoint that it has failed, if it has."""
+        """Say of an endpoint whether it is in service, or has failed."""
         failure = self._failures.get(request["EndpointName"])
         if failure:
             described.update(EndpointStatus="Failed", FailureReason=failure)
+        else:
+            described["EndpointStatus"] = "InService"  # it was from the moment that it was created
 
     def shift(self, request: Dict[str, Any], _: Dict[str, Any]) -> None:
         """Share the traffic anew."""

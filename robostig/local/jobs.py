@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
+import time
 import weakref
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["TrainingJobs", "make_arn", "now"]
 REQUEST, STATUS, LOG, LOCK = "request.json", "status.json", "log.txt", ".lock"
 ARCHIVES = {"model.tar.gz": "model", "output.tar.gz": "output/data"}  # what SageMaker keeps of /opt/ml
 HOST = "localhost"  # the toolkit looks its hosts up, for a quarter of an hour
+LOOK_S = 0.2
 ENDED = ("Completed", "Failed", "Stopped")
 _TIMES = ("CreationTime", "TrainingStartTime", "TrainingEndTime", "LastModifiedTime")
 
@@ -103,10 +105,19 @@ class TrainingJobs:
             return None
         return {"Tags": json.loads((self.folder / name / REQUEST).read_text()).get("Tags", [])}
 
-    def wait(self, name: str) -> Dict[str, Any]:
-        """Wait until a job that this session has started is over, and return what :meth:`describe` does."""
-        self._running[name].join()
-        return self.describe({"TrainingJobName": name})
+    def wait(self, name: str, limit_s: Optional[float] = None) -> bool:
+        """Wait for a job, no longer than so many seconds, and return whether it is over."""
+        run = self._running.get(name)
+        if run is not None:
+            run.join(limit_s)
+            return not run.is_alive()
+        # Another session's.
+        deadline = time.monotonic() + (limit_s or 0.0)
+        while self.describe({"TrainingJobName": name})["TrainingJobStatus"] not in ENDED:
+            if limit_s is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_S)
+        return True
 
     def read_log(self, name: str) -> Iterator[str]:
         """Yield a job's lines as they come, until it is over; its folder's name is that in a container, ``/opt/ml``."""
@@ -174,6 +185,8 @@ class _Run(threading.Thread):
         try:
             failure = self._train()
             state = "Stopped" if self._is_stopped else "Failed" if failure else "Completed"
+        except (OSError, ValueError) as error:
+            state, failure = "Failed", str(error)
         except Exception as error:  # whatever it is, somebody waits to be told
             state, failure = "Failed", f"{type(error).__name__}: {error}"
         with replace_file(self.folder / STATUS, "w") as file:

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from robostig._files import make_folder, replace_file
 from robostig.local.answers import RefusedError
-from robostig.local.jobs import ENDED, TrainingJobs, make_arn, now
+from robostig.local.jobs import TrainingJobs, make_arn, now
 
 __all__ = ["TuningJobs"]
 
@@ -100,9 +100,12 @@ class TuningJobs:
         search.stop()
         return {}
 
-    def wait(self, name: str, limit_s: float) -> None:
-        """Wait until a search that this session has started is over, but no longer than so many seconds."""
-        self._running[name].join(limit_s)
+    def wait(self, name: str, limit_s: float) -> bool:
+        """Wait for a search, no longer than so many seconds, and return whether it is over."""
+        search = self._running.get(name)
+        if search is not None:
+            search.join(limit_s)
+        return search is None or not search.is_alive()
 
     def _summarize(self, search: Mapping[str, Any]) -> List[Dict[str, Any]]:
         """Return a search's jobs in their order, as SageMaker lists them."""
@@ -173,9 +176,9 @@ class _Search(threading.Thread):
             request.update(TrainingJobName=name, HyperParameters=values)
             self._jobs.create(request)
             self._job = name
-            job = self._jobs.wait(name)
+            self._jobs.wait(name)
+            job = self._jobs.describe(request)
             metrics = {metric["MetricName"]: metric["Value"] for metric in job["FinalMetricDataList"]}
-            assert job["TrainingJobStatus"] in ENDED
             if job["TrainingJobStatus"] == "Completed" and objective["MetricName"] in metrics:
                 study.tell(trial, metrics[objective["MetricName"]])
             else:

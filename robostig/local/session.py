@@ -7,7 +7,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 from robostig.local.answers import answer_calls
 from robostig.local.endpoints import Endpoints
@@ -30,7 +30,7 @@ __all__ = ["LocalSession"]
 REGION, BUCKET, ROLE = "us-west-2", "robostig-local", "SageMakerLocal"
 # Nobody's: no request leaves this machine.
 CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "aws_session_token": "local"}
-POLL_S = 0.5
+POLL_S = 5.0  # between two dots
 
 
 class LocalSession(Session):
@@ -73,12 +73,10 @@ class LocalSession(Session):
         self.endpoints = Endpoints(_Calls(url).client)
         calls.serve(self.jobs, self.searches, self.endpoints)
         self._close = weakref.finalize(self, _end, self.endpoints, books)
-        super().__init__(
-            boto_session=calls,
-            default_bucket=BUCKET,
-            # The SDK tells Amazon of each call otherwise.
-            sagemaker_config={"SchemaVersion": "1.0", "SageMaker": {"TelemetryOptOut": True}},
-        )
+        super().__init__(boto_session=calls, default_bucket=BUCKET)
+        # The SDK would tell Amazon of each call; and what is set for an account has no meaning here.
+        quiet = {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}
+        self.sagemaker_config = {"SchemaVersion": "1.0", "SageMaker": quiet}
         iam = calls.client("iam")
         try:
             self.role = str(iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument="{}")["Role"]["Arn"])
@@ -104,22 +102,14 @@ class LocalSession(Session):
 
     def wait_for_job(self, job: str, poll: float = POLL_S) -> Dict[str, Any]:
         """Wait until a training job is over, and return its description."""
-        self.jobs.wait(job)
+        _show_waiting(lambda: self.jobs.wait(job, poll))
         described: Dict[str, Any] = self.describe_training_job(job)
         return _check_status("training job", job, described["TrainingJobStatus"], described)
 
     def wait_for_tuning_job(self, job: str, poll: float = POLL_S) -> Dict[str, Any]:
-        """Wait until a tuning job is over, with a bar that moves, and return its description."""
-        from tqdm import tqdm
-
-        described = self.describe_tuning_job(job)
-        jobs = described["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
-        with tqdm(total=jobs, desc="tuning", unit="job", file=sys.stdout, disable=None) as bar:
-            while described["HyperParameterTuningJobStatus"] == "InProgress":
-                self.searches.wait(job, POLL_S)
-                described = self.describe_tuning_job(job)
-                counters = described["TrainingJobStatusCounters"]
-                bar.update(sum(counters.values()) - counters["InProgress"] - bar.n)
+        """Wait until a tuning job is over, and return its description."""
+        _show_waiting(lambda: self.searches.wait(job, poll))
+        described: Dict[str, Any] = self.describe_tuning_job(job)
         return _check_status("tuning job", job, described["HyperParameterTuningJobStatus"], described)
 
 
@@ -162,6 +152,16 @@ class _Calls(boto3.Session):
         client = super().client(service_name, *arguments, **options)
         answer_calls(client, *self._answers.get(client.meta.service_model.service_name, ({}, {})))
         return client
+
+
+def _show_waiting(is_over: Callable[[], bool]) -> None:
+    """Print a dot whenever a job is not over yet, as the SDK does."""
+    dots = 0
+    while not is_over():
+        dots += 1
+        sys.stdout.write(".")
+        sys.stdout.flush()
+    sys.stdout.write("\n" * bool(dots))
 
 
 def _check_status(what: str, name: str, status: str, described: Dict[str, Any]) -> Dict[str, Any]:
