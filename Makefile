@@ -18,7 +18,7 @@ comma := ,
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help run test lint bench weights clean
+.PHONY: help run test lint bench notebooks weights clean
 
 # $(call find_python,VERSION): the first one that runs and can make an environment; on the PATH, then pyenv's.
 find_python = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
@@ -43,7 +43,7 @@ define install
 endef
 
 help: ## list what make can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.installed ## record a drive, train the models, let them drive, choose one: make run [DATA=DIR] [OUT=out]
 	.venv/bin/robostig compare $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -68,6 +68,10 @@ lint: .venv/.installed ## check style, formatting and types
 bench: .venv/.installed-bench ## measure against PyTorch and others, and write benchmarks/RESULTS.md [QUICK=1] [ONLY=NAME,...]
 	.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
 
+notebooks: .venv/.installed-notebooks ## open the workshop's notebooks in JupyterLab; RUN=1 executes them all instead, in place
+	$(if $(RUN),.venv/bin/jupyter execute --inplace notebooks/*.ipynb,.venv/bin/jupyter lab \
+		$(if $(filter 0,$(shell id -u)),--allow-root) notebooks/1_explore.ipynb)
+
 weights: .venv/.installed ## train anew the weights that the package carries: make weights [DATA=DIR]
 	.venv/bin/robostig compare --models nvidia --out "$(OUT)/weights"
 	$(if $(DATA),.venv/bin/robostig evaluate "$(OUT)/weights/nvidia" --data "$(DATA)" --keep)
@@ -84,6 +88,10 @@ clean: ## remove environments, caches and build leftovers; OUT stays
 # PyTorch, which is measured against on the CPU: where pip finds the build for CPUs alone (2.13.0+cpu), it takes that.
 .venv/.installed-bench: .venv/.installed
 	@.venv/bin/$(PIP_INSTALL) -e ".[bench]"
+	@touch $@
+
+.venv/.installed-notebooks: .venv/.installed
+	@.venv/bin/$(PIP_INSTALL) -e ".[notebooks]"
 	@touch $@
 
 # The images' versions, SageMaker's serving toolkit among them.

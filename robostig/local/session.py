@@ -30,7 +30,7 @@ __all__ = ["LocalSession"]
 REGION, BUCKET, ROLE = "us-west-2", "robostig-local", "SageMakerLocal"
 # Nobody's: no request leaves this machine.
 CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "aws_session_token": "local"}
-POLL_S = 5.0  # between two dots
+POLL_S, LOOK_S = 5.0, 0.1  # between two dots; between two looks at an endpoint, before each of which the SDK waits
 
 
 class LocalSession(Session):
@@ -111,6 +111,10 @@ class LocalSession(Session):
         _show_waiting(lambda: self.searches.wait(job, poll))
         described: Dict[str, Any] = self.describe_tuning_job(job)
         return _check_status("tuning job", job, described["HyperParameterTuningJobStatus"], described)
+
+    def wait_for_endpoint(self, endpoint: str, poll: float = LOOK_S, live_logging: bool = False) -> Dict[str, Any]:
+        """Wait until an endpoint is in service, which here it is from the start, and return its description."""
+        return dict(super().wait_for_endpoint(endpoint, LOOK_S, live_logging))
 
 
 class _Calls(boto3.Session):
