@@ -69,7 +69,7 @@ bench: .venv/.installed-bench ## measure against PyTorch and others, and write b
 	.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)")
 
 notebooks: .venv/.installed-notebooks ## open the workshop's notebooks in JupyterLab; RUN=1 executes them all instead, in place
-	$(if $(RUN),.venv/bin/jupyter execute --inplace notebooks/*.ipynb,.venv/bin/jupyter lab \
+	$(if $(RUN),.venv/bin/python notebooks/execute.py,.venv/bin/jupyter lab \
 		$(if $(filter 0,$(shell id -u)),--allow-root) notebooks/1_explore.ipynb)
 
 weights: .venv/.installed ## train anew the weights that the package carries: make weights [DATA=DIR]

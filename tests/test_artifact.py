@@ -361,3 +361,15 @@ def test_a_damaged_model_is_not_packed(saved, tmp_path):
     with pytest.raises(ValueError, match="is damaged: model-0000"):
         pack(saved, tmp_path / "model.tar.gz")
     assert not (tmp_path / "model.tar.gz").exists()
+
+
+@pytest.mark.parametrize("version", [10900, 10901])
+def test_a_graph_of_another_1_9_is_read_without_a_word(saved, capfd, version):
+    graph = json.loads((saved / "model-symbol.json").read_text())
+    graph["attrs"]["mxnet_version"] = ["int", version]
+    (saved / "model-symbol.json").write_text(json.dumps(graph))
+    facts = json.loads((saved / "robostig.json").read_text())
+    digest = hashlib.sha256((saved / "model-symbol.json").read_bytes()).hexdigest()
+    change_facts(saved, files={**facts["files"], "model-symbol.json": digest})
+    assert answer(load_artifact(saved).net).shape == (len(FRAMES), 1)
+    assert "previous version" not in capfd.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from conftest import draw_road
 
 from robostig import camera
-from robostig.augmentation import BRIGHTNESS, SHADOW_LIGHT, TINT, Augmentation, Draw, Memory, apply
+from robostig.augmentation import BRIGHTNESS, CHANGES, SHADOW_LIGHT, TINT, Augmentation, Draw, Memory, apply
 from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
 from robostig.preprocessing import InputSpec, preprocess
@@ -329,3 +329,11 @@ def test_a_setting_does_not_disturb_the_other_draws():
 def test_what_is_no_probability_is_refused(name, value):
     with pytest.raises(ValueError, match=f"probability of {name} is {value}"):
         Augmentation(**{name: value})
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_one_change_alone_happens_to_every_frame(name):
+    alone = Augmentation.only(name)
+    assert {each: getattr(alone, each) for each in CHANGES} == {each: float(each == name) for each in CHANGES}
+    with pytest.raises(ValueError, match="there is no change 'rain'; there are: flip, shift"):
+        Augmentation.only(name, "rain")

@@ -24,6 +24,7 @@ from robostig.driving_log import read_driving_log
 from robostig.pipeline import read_recording
 from robostig.preprocessing import InputSpec
 from robostig.serving import RequestError, model_fn, transform_fn
+from robostig.simulation import parse_tracks
 
 boto3 = pytest.importorskip("boto3", reason='boto3 is not installed: pip install "robostig[sagemaker]"')
 
@@ -279,3 +280,26 @@ def test_without_credentials_it_is_one_line(runtime, monkeypatch):
     with pytest.raises(OSError, match="Unable to locate credentials; log in with aws configure"):
         compare_endpoints({"calm": "calm", "wild": "wild"}, [draw_road(0.1)])
     assert not runtime.asked
+
+
+def test_the_better_driver_is_chosen_if_they_are_let_to_drive(runtime, artifacts, make_recording):
+    folder, tracks = make_recording(40, size=(80, 160)), parse_tracks("lake")
+    result = compare_endpoints({"calm": "calm", "wild": "wild"}, folder, tracks=tracks, laps=0.01)
+    driven = {name: score.closed_loop.scores for name, score in result.endpoints.items()}
+    ranked = sorted(driven, key=lambda name: (driven[name]["interventions"], driven[name]["lateral_rmse_m"]))
+    assert driven["calm"] != driven["wild"] and result.choice in ranked
+    assert "km of 1 road" in result.reason and f"{ranked[0]} " in result.reason
+    assert result.describe().count("from the middle") >= 2
+    told = json.loads(json.dumps(result.summarize(), allow_nan=False))
+    assert told["endpoints"]["calm"]["driving"]["interventions"] == driven["calm"]["interventions"]
+    # The frames of the road were sent, one a step.
+    steps = len(result.endpoints["calm"].closed_loop.drives[0].steering)
+    assert sum(each[0] == "calm" for each in runtime.asked) == 1 + 40 + steps
+
+
+def test_one_that_fails_on_the_road_does_not_drive(runtime, make_recording):
+    folder = make_recording(40, size=(80, 160))
+    runtime.ways["wild", None] = lambda number: "it is tired" if number > 45 else None
+    result = compare_endpoints({"calm": "calm", "wild": "wild"}, folder, tracks=parse_tracks("lake"), laps=0.05)
+    assert result.choice == "calm" and "wild failed on the road (" in result.reason and "it is tired" in result.reason
+    assert result.endpoints["wild"].closed_loop is None

@@ -19,6 +19,7 @@ from robostig.figures import (
     describe_steering,
     draw_errors,
     draw_explanations,
+    draw_frames,
     draw_labels,
     draw_lateral_errors,
     draw_loss_curves,
@@ -342,3 +343,14 @@ def test_what_models_look_at_is_a_row_a_model_and_a_column_a_frame(count, tmp_pa
 )
 def test_a_steering_is_said_in_degrees_and_a_side(steering, words):
     assert describe_steering(steering) == words
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_frames_are_drawn_side_by_side_with_their_titles(count):
+    frames = [np.full((16, 32, 3), 40 * number, np.uint8) for number in range(count)]
+    figure = draw_frames(frames, [f"frame {number}" for number in range(count)])
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in shown] == [f"frame {number}" for number in range(count)]
+    for axes, frame in zip(shown, frames):
+        np.testing.assert_array_equal(axes.images[0].get_array(), frame)
+    assert len(draw_frames(frames).axes) == len(figure.axes) == -(-count // 3) * 3

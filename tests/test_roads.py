@@ -66,3 +66,14 @@ def test_a_recording_that_was_interrupted_is_made_again(few, tmp_path, monkeypat
             roads.record_training_roads(tmp_path / "recording")
     assert not (tmp_path / "recording").exists()
     assert len(read_driving_log(roads.record_training_roads(tmp_path / "recording"))) > 15
+
+
+def test_fewer_roads_are_the_first_ones_and_others_take_their_place(few, tmp_path):
+    folder = roads.record_training_roads(tmp_path / "recording", count=2)
+    note = json.loads((tmp_path / "recording.json").read_text())
+    assert note["tracks"] == [str(track) for track in roads.training_tracks()[:2]]
+    two = len(read_driving_log(folder))
+    assert len(read_driving_log(roads.record_training_roads(folder))) > two
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"count is {count}; there are 1 to 3 roads"):
+            roads.record_training_roads(folder, count=count)

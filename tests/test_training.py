@@ -17,7 +17,7 @@ from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset
 from robostig.pilot import predict
 from robostig.preprocessing import InputSpec, preprocess
-from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, fit
+from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, fit, read_history
 
 nn = mx.gluon.nn
 
@@ -444,3 +444,11 @@ def test_a_checkpoint_from_before_there_was_a_setting_is_continued(sets, tmp_pat
     with pytest.raises(ValueError, match="pretrained was False, is True"):
         fit(make_net(), *sets, replace(CONFIG, pretrained=True), workdir=tmp_path)
     assert fit(make_net(), *sets, CONFIG, workdir=tmp_path).resumed_from == 1
+
+
+def test_a_history_is_read_as_it_was_written(sets, tmp_path):
+    result = fit(make_net(), *sets, replace(CONFIG, epochs=2), workdir=tmp_path)
+    assert read_history(tmp_path / "history.csv") == result.history
+    (tmp_path / "other.csv").write_text("epoch,colour\n1,red\n")
+    with pytest.raises(ValueError, match=r"other\.csv is no history of a training"):
+        read_history(tmp_path / "other.csv")
