@@ -641,7 +641,7 @@ def _list_contents(inspection: Inspection) -> List[List[str]]:
     rate = "" if inspection.rows_per_second is None else f", {inspection.rows_per_second:.1f} rows a second"
     pauses = [pause.seconds for pause in inspection.pauses if pause.seconds > 0.0]
     rows = [
-        ["recording", f"{log.source} ({log.format})"],
+        ["recording", f"{log.where} ({log.format})"],
         ["rows", f"{len(log):,}{drives}" + (f"; {len(log.skipped):,} more are left out" if log.skipped else "")],
         ["time", f"{inspection.seconds / 60.0:.1f} minutes of driving{rate}"],
     ]
@@ -795,12 +795,12 @@ def _check_keep(artifact: str) -> None:
 def _keep_scores(arguments: argparse.Namespace, results: Dict[str, Any]) -> None:
     """Note scores in an artifact, by what they were found on; earlier ones found on the same are replaced."""
     from robostig.artifact import add_facts, find_artifact, read_facts
+    from robostig.driving_log import name_places
 
     folder, found, where = find_artifact(arguments.artifact), dict(results), {}
     driven = found.pop("closed_loop", None)
     if found:
-        names = [Path(place).resolve().name for place in _list_places(arguments.data)]
-        where[f"the recording {', '.join(names)}"] = found
+        where[f"the recording {', '.join(name_places(_list_places(arguments.data)))}"] = found
     if driven:
         late = f", {arguments.delay:g} s late" if arguments.delay else ""
         road = f"{arguments.track} {arguments.direction}, {arguments.laps:g} laps at {arguments.speed:g} mph{late}"

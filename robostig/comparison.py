@@ -100,6 +100,7 @@ class Comparison:
             "data": {
                 "built_in": self.is_built_in,
                 "folder": self.log.name,
+                **({"joined": [*self.log.names]} if len(self.log.names) > 1 else {}),
                 "fingerprint": self.log.fingerprint(),
                 "rows": len(self.log),
                 "rows_left_out": len(self.log.skipped),

@@ -217,7 +217,7 @@ class Inspection:
         """Return everything but the pictures' brightness as plain values, for JSON."""
         log, split = self.log, self.split
         return {
-            "source": str(log.source),
+            "source": log.where,
             "format": log.format,
             "rows": len(log),
             "drives": [{"name": drive.name, "start": drive.start} for drive in log.drives],

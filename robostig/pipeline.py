@@ -117,6 +117,7 @@ class Recording:
         return {
             "kind": "driving log",
             "folder": self.log.name,
+            **({"joined": [*self.log.names]} if len(self.log.names) > 1 else {}),
             "fingerprint": self.log.fingerprint(),
             "validation_fingerprint": self.validation_log.fingerprint(),  # the same if stretches were held out
             "drives": [*self.log.identify_drives()],
@@ -203,24 +204,22 @@ def read_recording(
         return Recording(arrays=read_arrays(arrays[0], validation_folder))
     log = read_driving_log(folder, on_error=config.on_error)
     _tell_of_missing_cameras(log, config)
-    names = [Path(place).resolve().name for place in places]
-    about = {"folder": ", ".join(names), "joined": names} if len(names) > 1 else {}
     if validation_folder is None:
-        return Recording(log, _split_log(log, config), log, about=about)
+        return Recording(log, _split_log(log, config), log)
     other = read_driving_log(validation_folder, on_error=config.on_error)
     trained_on = set(log.identify_drives())
     if trained_on.issuperset(other.identify_drives()):
         raise ValueError(
-            f"{other.source} is the very recording that is trained on ({log.source}); name another one to hold out, or "
+            f"{other.where} is the very recording that is trained on ({log.where}); name another one to hold out, or "
             "none, and stretches of the first are"
         )
     if trained_on.intersection(other.identify_drives()):
         raise ValueError(
-            f"{other.source} and {log.source} have drives in common, which would be trained on and held out, too; take "
+            f"{other.where} and {log.where} have drives in common, which would be trained on and held out, too; take "
             "them out of one of the two"
         )
     description = f"{len(log):,} rows to train on, {len(other):,} rows of a recording of their own held out"
-    return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other, about=about)
+    return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
 
 
 def _find_licence(folder: Path) -> Optional[str]:
@@ -397,7 +396,7 @@ def evaluate_artifact(
     data = pilot.facts.get("data", {})
     numbers, which = choose_rows(log, data, pilot.facts.get("config", {}), rows)
     if which is None:
-        raise ValueError(f"nothing of {log.source} was held out from {artifact}; use --rows all")
+        raise ValueError(f"nothing of {log.where} was held out from {artifact}; use --rows all")
     training_mean = data.get("training_mean", 0.0) if isinstance(data, Mapping) else 0.0
     label = pilot.facts["model"]
     return evaluate_on_log(pilot.steer, log, numbers, training_mean=training_mean, label=label), which

@@ -724,15 +724,18 @@ def _trace_path(steering: float, width: int, height: int) -> str:
 def _describe_data(comparison: Comparison) -> Dict[str, Any]:
     """Return what the page says about the recording; folders of this machine are left out of it."""
     log, split = comparison.log, comparison.split
-    folder = _name_folder(comparison)
-
-    here = re.compile(rf"(?<![\w./-]){re.escape(str(log.folder))}(?![\w.-])")
+    known = {}
+    for place, name in zip(log.places or (log.folder,), log.names):  # of a file, its folder: pictures lie there, too
+        known.update({str(place.parent): str(Path(name).parent)} if place.is_file() else {str(place): name})
+    longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    here = re.compile(rf"(?<![\w./-])(?:{longest_first})(?![\w.-])")
 
     def shorten(text: str) -> str:
-        return here.sub(lambda _: folder, text)
+        return here.sub(lambda found: known[found.group()], text)
 
     return {
-        "folder": folder,
+        "folder": log.name,
+        "recordings": log.names,
         "recording": [shorten(line) for line in log.describe().splitlines()],
         "split": split.description,
         "rows_recorded": len(log),
@@ -757,7 +760,8 @@ def _describe_config(config: TrainingConfig) -> List[Dict[str, Any]]:
 
 def _rebuild_command(comparison: Comparison) -> str:
     """Return the command that makes this comparison again."""
-    words = ["robostig", "compare"] + ([] if comparison.is_built_in else ["--data", _name_folder(comparison)])
+    words = ["robostig", "compare"]
+    words += [] if comparison.is_built_in else [word for name in comparison.log.names for word in ("--data", name)]
     words += ["--models", ",".join(comparison.models), "--out", "comparison"]
     roads = [] if comparison.blind is None else [drive.track.name for drive in comparison.blind.drives]
     if set(roads) != set(TEST_ROADS):
@@ -769,10 +773,6 @@ def _rebuild_command(comparison: Comparison) -> str:
         if name != "model" and value != usual[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return " ".join(map(shlex.quote, words))
-
-
-def _name_folder(comparison: Comparison) -> str:
-    return comparison.log.name
 
 
 def _show(value: Any, show: Callable[[Any], str]) -> str:

@@ -80,7 +80,7 @@ def split_by_time(log: DrivingLog, *, fraction: float = 0.2, stretch_s: float = 
     train, validation = np.flatnonzero(~in_validation & ~near), np.flatnonzero(in_validation)
     if not len(train) or not len(validation):
         raise ValueError(
-            f"{log.source} is too short to split: {len(log)} rows, {duration:.1f} s of driving, with {gap_s:g} s left "
+            f"{log.where} is too short to split: {len(log)} rows, {duration:.1f} s of driving, with {gap_s:g} s left "
             f"out at each border leave {len(train)} rows to train on and {len(validation)} to hold out; record more, "
             "shorten the gap, or, if the rows are not in the order of time, sort them"
         )

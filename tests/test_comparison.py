@@ -221,6 +221,13 @@ def test_a_comparison_trains_scores_chooses_and_writes_it_down(zoo, make_recordi
         assert again.scores["rmse"] == pytest.approx(model["open_loop"]["rmse"], abs=1e-6) and "held-out" in rows
 
 
+def test_of_recordings_that_were_joined_every_one_is_named(zoo, make_recording, tmp_path):
+    places = [make_recording(40, name=name, size=(16, 32), seed=seed) for seed, name in enumerate(("a/drive", "b"))]
+    compare(places, ["tiny1"], tmp_path / "out", replace(CONFIG, epochs=1), tracks=[])
+    data = json.loads((tmp_path / "out" / "comparison.json").read_text())["data"]
+    assert (data["folder"], data["joined"]) == ("drive, b", ["drive", "b"])
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [(["tiny1", "tinny2"], "did you mean 'tiny2'"), ([], "none"), (["tiny1", "tiny1"], "name each model once")],

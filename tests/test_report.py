@@ -268,6 +268,20 @@ def test_the_command_is_one_that_the_flags_understand(comparison):
     assert TrainingConfig.from_arguments(arguments) == comparison.config
 
 
+@pytest.mark.parametrize("names", [("lake", "hills"), ("a/drive", "b/drive")])
+def test_of_recordings_that_were_joined_the_command_names_every_one(make_recording, comparison, tmp_path, names):
+    places = [make_recording(ROWS // 2, name=name, size=(16, 32), seed=seed) for seed, name in enumerate(names)]
+    (tmp_path / names[1] / "IMG" / "empty.jpg").touch()
+    with open(tmp_path / names[1] / "driving_log.csv", "a") as file:
+        file.write("IMG/empty.jpg,,,0,0,0,0\n")
+    joined = replace(comparison, log=read_driving_log(places, on_error="skip"))
+    words = shlex.split(_rebuild_command(joined))
+    assert words[2:6] == ["--data", names[0], "--data", names[1]]
+    page = Page(write_report(joined, tmp_path / "out").read_text(encoding="utf-8"))
+    assert f"on {', '.join(names)}" in page.text and f"{', '.join(names)}: 600 rows of 2 drives" in page.text
+    assert f"{names[1]}/IMG/empty.jpg is empty" in page.text and str(tmp_path) not in page.text
+
+
 def test_the_command_names_the_roads_and_leaves_out_what_is_usual(comparison):
     blind = evaluate_closed_loop(Constant(), parse_tracks("dirt:4,lake", "both"), laps=0.02)
     words = _rebuild_command(replace(comparison, blind=blind, laps=0.02))

@@ -245,14 +245,14 @@ def _read_frames(
         raise ValueError(f"frames is {frames!r}; give a driving log (its folder or CSV file), or pictures")
     if isinstance(frames, (str, Path)) and not _is_picture(frames):
         log = read_driving_log(frames)
-        rows, which = np.arange(len(log)), f"all {len(log):,} rows of {log.source}"
+        rows, which = np.arange(len(log)), f"all {len(log):,} rows of {log.where}"
         for each in facts:
             own, _ = choose_rows(log, each.get("data", {}), each.get("config", {}))
             rows = np.intersect1d(rows, own)
         if not len(rows):
-            raise ValueError(f"{log.source} has no row that was held out from all of the artifacts; name another log")
+            raise ValueError(f"{log.where} has no row that was held out from all of the artifacts; name another log")
         if len(rows) < len(log):
-            which = f"the {len(rows):,} rows of {log.source} that were held out"
+            which = f"the {len(rows):,} rows of {log.where} that were held out"
         return [read_picture_bytes(log.pictures["center"][row]) for row in rows], log, rows, which
     listed: Iterable[Any] = [frames] if isinstance(frames, (str, Path)) else frames
     pictures = [_read_bytes(frame) for frame in listed]

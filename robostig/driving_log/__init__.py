@@ -4,7 +4,7 @@
 the table of ``reading.py``.
 """
 
-from robostig.driving_log.log import CAMERAS, RECORDING_HZ, Drive, DrivingLog, SkippedRow
+from robostig.driving_log.log import CAMERAS, RECORDING_HZ, Drive, DrivingLog, SkippedRow, name_places
 from robostig.driving_log.packed import SHARD_MB, pack_driving_log
 from robostig.driving_log.reading import FORMATS, Format, Place, Places, read_driving_log, read_picture
 from robostig.driving_log.udacity import LOG_NAME, DrivingLogWriter
@@ -22,6 +22,7 @@ __all__ = [
     "Place",
     "Places",
     "SkippedRow",
+    "name_places",
     "pack_driving_log",
     "read_driving_log",
     "read_picture",

@@ -7,13 +7,13 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from robostig.picture import measure_picture
 
-__all__ = ["CAMERAS", "RECORDING_HZ", "Drive", "DrivingLog", "SkippedRow"]
+__all__ = ["CAMERAS", "RECORDING_HZ", "Drive", "DrivingLog", "SkippedRow", "name_places"]
 
 CAMERAS = ("center", "left", "right")
 RECORDING_HZ = 15.0  # Udacity's simulator; used where a recording carries no time
@@ -67,6 +67,8 @@ class DrivingLog:
         Where each drive begins; one drive by default.
     format
         What was read, in words, as in ``"donkeycar tub"``; of recordings that were joined, each once.
+    places
+        The folders or files that were asked for, in that order.
     """
 
     source: Path
@@ -80,6 +82,7 @@ class DrivingLog:
     unused_pictures: int = 0
     drives: Tuple[Drive, ...] = (Drive("", 0),)
     format: str = ""
+    places: Tuple[Path, ...] = ()
     _sizes: Dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -91,9 +94,19 @@ class DrivingLog:
         return self.source if self.source.is_dir() else self.source.parent
 
     @property
+    def names(self) -> Tuple[str, ...]:
+        """What to call each of the places that were asked for, without a path of this machine."""
+        return name_places(self.places or (self.folder,))
+
+    @property
     def name(self) -> str:
-        """What to call it: the folder's name; ``"several folders"`` where joined ones have only the root in common."""
-        return self.folder.resolve().name or "several folders"
+        """What to call all of it: the names with commas between."""
+        return ", ".join(self.names)
+
+    @property
+    def where(self) -> str:
+        """Where it is on this machine: the file that was read, or the places that were asked for if they are several."""
+        return ", ".join(map(str, self.places)) if len(self.places) > 1 else str(self.source)
 
     def find_breaks(self, rows: Optional[np.ndarray] = None, *, max_gap_s: float = 1.0) -> np.ndarray:
         """Return (n,) bool: True where a row does not follow the one before, so that a new stretch begins.
@@ -167,7 +180,7 @@ class DrivingLog:
         cameras = [
             camera if count == len(self) else f"{camera} (in {count:,} rows)" for camera, count in counts.items()
         ]
-        text = f"{self.source}: {rows}, {minutes:.1f} minutes of driving, {', '.join(cameras)} camera"
+        text = f"{self.where}: {rows}, {minutes:.1f} minutes of driving, {', '.join(cameras)} camera"
         if self.unused_pictures:
             text += f"; {self.unused_pictures:,} pictures that no row names"
         if self.skipped:
@@ -180,3 +193,25 @@ class DrivingLog:
             )
             text += f"\nleft out {len(self.skipped):,} rows: {reasons}"
         return text
+
+
+def name_places(places: Sequence[Union[str, Path]]) -> Tuple[str, ...]:
+    """Return what to call recordings where no path of this machine is wanted.
+
+    Parameters
+    ----------
+    places
+        Folders, or files in them; at least one.
+
+    Returns
+    -------
+    tuple of str
+        The folders' names, a file's name after its folder's; where two are alike, with the folders above them that tell
+        them apart.
+    """
+    paths = [Path(place).resolve() for place in places]
+    names = [Path(*path.parts[-2 if path.is_file() else -1 :]) for path in paths]
+    if len(set(names)) < len(names):
+        above = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(above) for path in paths]
+    return tuple(map(str, names))

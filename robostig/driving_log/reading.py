@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
@@ -94,15 +95,15 @@ def read_driving_log(path: Places, *, on_error: str = "raise") -> DrivingLog:
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is "raise" or "skip", not {on_error!r}')
-    top, sources = _gather(path)
+    places, top, sources = _gather(path)
     logs = [source.read(source.path, on_error) for source in sources]
     empty = [] if on_error == "skip" and len(logs) > 1 else [log for log in logs if not len(log) and not log.skipped]
     if empty:
         raise ValueError(f"{empty[0].source} is empty; record a drive first")
-    log = logs[0] if len(logs) == 1 else join_logs(top, logs, on_error)
+    log = replace(logs[0] if len(logs) == 1 else join_logs(top, logs, on_error), places=places)
     if not len(log):
         first = f"; the first was left out because {log.skipped[0].detail}" if log.skipped else ""
-        raise ValueError(f"{log.source} has no usable row among its {len(log.skipped)}{first}")
+        raise ValueError(f"{log.where} has no usable row among its {len(log.skipped)}{first}")
     return log
 
 
@@ -124,16 +125,17 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
     return decode_picture(read_picture_bytes(path), str(path))
 
 
-def _gather(path: Places) -> Tuple[Path, List[_Source]]:
-    """Return the folder above all recordings of a path, or of several, and what they are read from, in order."""
+def _gather(path: Places) -> Tuple[Tuple[Path, ...], Path, List[_Source]]:
+    """Return what a path, or several, stand for: the paths, the folder above all, and the recordings there, in order."""
     if not path or (not isinstance(path, (str, Path)) and "" in path):  # Path("") would be the working folder
         raise ValueError("there is no recording to read: name a folder, or several")
     if isinstance(path, (str, Path)):
-        return Path(path), _find_sources(Path(path))
+        return (Path(path),), Path(path), _find_sources(Path(path))
     if len(path) == 1:
         return _gather(path[0])
-    sources = [source for each in path for source in _find_sources(Path(os.path.abspath(each)))]
-    return Path(os.path.commonpath([source.path.parent for source in sources])), sources
+    places = tuple(Path(os.path.abspath(each)) for each in path)
+    sources = [source for place in places for source in _find_sources(place)]
+    return places, Path(os.path.commonpath([source.path.parent for source in sources])), sources
 
 
 def _find_sources(path: Path) -> List[_Source]:

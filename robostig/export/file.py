@@ -149,7 +149,7 @@ def export_onnx(
         artifact.model,
         parameters,
         _describe_input(artifact.spec, size),
-        f"the built-in track {TRACK}" if log is None else str(log.source),
+        f"the built-in track {TRACK}" if log is None else log.where,
         agreement,
     )
 

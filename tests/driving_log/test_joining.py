@@ -11,7 +11,7 @@ import pytest
 from robostig.augmentation import Augmentation
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, TrainingLoader, open_frames
-from robostig.driving_log import CAMERAS, pack_driving_log, read_driving_log, read_picture
+from robostig.driving_log import CAMERAS, name_places, pack_driving_log, read_driving_log, read_picture
 from robostig.packed_log import unpack_stream
 from robostig.pipeline import evaluate_artifact, read_recording, train_model
 from robostig.preprocessing import InputSpec, preprocess
@@ -65,8 +65,29 @@ def test_a_camera_goes_with_the_only_drive_that_had_it(mixed, tmp_path):
 
 
 def test_a_recording_of_several_places_has_a_name(mixed):
-    assert read_driving_log([mixed / "a_tub", mixed / "udacity"]).name == mixed.name
-    assert replace(read_driving_log(mixed / "a_tub"), source=Path("/")).name == "several folders"
+    log = read_driving_log([mixed / "a_tub", mixed / "udacity"])
+    assert log.names == ("a_tub", "udacity") and log.name == "a_tub, udacity"
+    assert log.describe().startswith(f"{mixed / 'a_tub'}, {mixed / 'udacity'}: 70 rows of 2 drives")
+    assert replace(log, places=()).name == read_driving_log(mixed).name == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["a/drive/"], ["drive"]),
+        (["a/drive", "b/other"], ["drive", "other"]),
+        (["a/drive", "b/drive"], ["a/drive", "b/drive"]),
+        (["a", "a/drive/../../b/a"], ["a", "b/a"]),
+        (["a/drive/log.csv"], ["drive/log.csv"]),
+        (["b/drive/log.csv", "a/drive/log.csv", "b/drive"], ["b/drive/log.csv", "a/drive/log.csv", "b/drive"]),
+    ],
+)
+def test_places_are_named_by_what_tells_them_apart(tmp_path, monkeypatch, places, names):
+    for name in ("a/drive", "b/drive", "b/other", "b/a"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "log.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert name_places(places) == name_places([tmp_path / place for place in places]) == tuple(names)
 
 
 def test_a_recording_below_or_beside_another_ones_is_named(mixed, caplog):
