@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -125,7 +126,7 @@ class Recording:
             "rows_left_out": len(self.log.skipped),
             "frame_size": list(read_picture(self.log.pictures["center"][0]).shape[:2]),
             "split": self.split.description,
-            "licence": _find_licence(self.log.folder),
+            "licence": _describe_licences(self.log),
             **self.about,
         }
 
@@ -222,8 +223,27 @@ def read_recording(
     return Recording(log, Split(np.arange(len(log)), np.arange(len(other)), 0, description), other)
 
 
+def _describe_licences(log: DrivingLog) -> Optional[str]:
+    """Return the licence that lies beside a recording; of joined ones each, if they differ. None if there is none.
+
+    A drive's own folder is looked into first, then those above it, up to the one that was asked for.
+    """
+    tops = {place.parent if place.is_file() else place for place in log.places or (log.folder,)}
+    find = functools.lru_cache(maxsize=None)(_find_licence)  # drives may share a folder
+    drives: Dict[Optional[str], List[str]] = {}
+    for drive in log.drives:
+        folder = log.folder / drive.name  # that of a packed drive is no more
+        asked_for = (each for each in (folder, *folder.parents) if not tops.isdisjoint((each, *each.parents)))
+        drives.setdefault(next(filter(None, map(find, asked_for)), None), []).append(drive.name)
+    if len(drives) == 1:
+        return next(iter(drives))
+    return "; ".join(f"{licence or 'not known'} ({', '.join(names)})" for licence, names in drives.items())
+
+
 def _find_licence(folder: Path) -> Optional[str]:
-    """Return the name and the first line of the licence that lies in a recording's folder; None if there is none."""
+    """Return the name and the first line of the licence that lies in a folder; None if there is none."""
+    if not folder.is_dir():
+        return None
     try:
         for path in sorted(folder.iterdir()):
             if path.stem.upper() in ("LICENSE", "LICENCE", "COPYING") and path.is_file():

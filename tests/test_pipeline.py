@@ -55,6 +55,34 @@ def test_the_licence_beside_a_recording_is_remembered_and_no_path_is(drives, tmp
     assert str(tmp_path) not in card + (tmp_path / "out" / "robostig.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("licences", "said"),
+    [
+        ({"a": "MIT", "b": "MIT"}, "LICENSE: MIT"),
+        ({"a": "MIT", "b": "CC0"}, "LICENSE: MIT (a); LICENSE: CC0 (b)"),
+        ({"b": "CC0"}, "not known (a); LICENSE: CC0 (b)"),
+        ({"": "MIT"}, None),  # nobody asked for the folder above
+    ],
+)
+def test_the_licence_of_each_recording_that_was_joined_is_remembered(drives, tmp_path, licences, said):
+    for name, text in licences.items():
+        (tmp_path / name / "LICENSE").write_text(text)
+    assert read_recording(drives[:2], CONFIG).facts()["licence"] == said
+
+
+def test_a_licence_is_looked_for_up_to_the_folder_that_was_asked_for(drives, make_comma_drive, tmp_path):
+    for name, text in (("", "MIT"), ("b", "CC0")):
+        (tmp_path / name / "LICENSE").write_text(text)
+    pack_driving_log(read_driving_log(drives[2]), tmp_path / "packed")
+    shutil.rmtree(drives[2])
+    licence = read_recording(tmp_path, CONFIG).facts()["licence"]
+    assert licence == "LICENSE: MIT (a, packed); LICENSE: CC0 (b)"
+    pytest.importorskip("h5py")
+    (make_comma_drive() / "COPYING").write_text("CC BY-NC-SA 3.0")
+    assert read_recording(tmp_path / "comma", CONFIG).facts()["licence"] == "COPYING: CC BY-NC-SA 3.0"
+    assert read_recording(tmp_path / "comma" / "camera", CONFIG).facts()["licence"] is None
+
+
 def test_a_log_of_its_own_is_held_out_as_a_whole(drives, tmp_path):
     first, second, _ = drives
     trained = train_model(CONFIG, read_recording(first, CONFIG, validation_folder=second), tmp_path / "out")
