@@ -120,7 +120,8 @@ def read_camera(source: Path, on_error: str) -> DrivingLog:
     FileNotFoundError
         If there is no ``log/DATE.h5``.
     ValueError
-        If a file is no HDF5 file, is cut off, or lacks what belongs into it, or if the two do not fit together.
+        If a file is no HDF5 file, is cut off, or lacks what belongs into it, or if the two do not fit together, also
+        where there are more pictures than samples.
     """
     log_path = Path(os.path.abspath(source)).parent.parent / LOG / source.name
     if not log_path.is_file():
@@ -133,6 +134,11 @@ def read_camera(source: Path, on_error: str) -> DrivingLog:
     with _open(log_path) as file:
         samples = _read_samples(log_path, file)
     pointers = samples["cam1_ptr"]
+    if count > len(pointers):  # else what a damaged file declares would decide how much memory is asked for
+        raise ValueError(
+            f"{source} has {count:,} pictures, and {log_path} only {len(pointers):,} samples, as a rule five a picture: "
+            "one of the two files is damaged, or of another drive. Copy them again"
+        )
     skipped = _check_pointers(source, log_path, pointers, count, on_error)
     is_there = (pointers >= 0) & (pointers < count)
     frames = pointers[is_there].astype(np.int64)

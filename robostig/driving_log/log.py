@@ -105,7 +105,7 @@ class DrivingLog:
 
     @property
     def where(self) -> str:
-        """Where it is on this machine: the file that was read, or the places that were asked for if they are several."""
+        """Where it is on this machine: the file that was read; if several places were asked for, these."""
         return ", ".join(map(str, self.places)) if len(self.places) > 1 else str(self.source)
 
     def find_breaks(self, rows: Optional[np.ndarray] = None, *, max_gap_s: float = 1.0) -> np.ndarray:

@@ -126,7 +126,7 @@ def read_picture(path: Union[str, Path]) -> np.ndarray:
 
 
 def _gather(path: Places) -> Tuple[Tuple[Path, ...], Path, List[_Source]]:
-    """Return what a path, or several, stand for: the paths, the folder above all, and the recordings there, in order."""
+    """Return the paths one by one, the folder above all recordings there, and what these are read from, in order."""
     if not path or (not isinstance(path, (str, Path)) and "" in path):  # Path("") would be the working folder
         raise ValueError("there is no recording to read: name a folder, or several")
     if isinstance(path, (str, Path)):

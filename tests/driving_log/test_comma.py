@@ -167,6 +167,26 @@ def test_a_camera_file_that_is_no_use_is_refused(make_comma_drive, fault):
         read_driving_log(folder)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("count", [1 << 40, 201])
+def test_more_pictures_than_the_log_can_tell_of_are_refused(make_comma_drive, count, on_error):
+    folder = make_comma_drive()
+    with h5py.File(folder / "camera" / f"{DATE}.h5", "w") as file:  # declared, and never written
+        file.create_dataset("X", (count, 3, 160, 320), np.uint8, chunks=(1, 3, 160, 320))
+    message = rf"camera/{DATE}.h5 has {count:,} pictures, and .*log/{DATE}.h5 only 200 samples.* Copy them again"
+    with pytest.raises(ValueError, match=message):
+        read_driving_log(folder, on_error=on_error)
+
+
+def test_a_log_that_declares_more_samples_than_memory_holds_is_refused(make_comma_drive):
+    folder = make_comma_drive()
+    with h5py.File(folder / "log" / f"{DATE}.h5", "w") as file:
+        for name in ("cam1_ptr", "steering_angle", "speed"):
+            file.create_dataset(name, (1 << 60,), np.float32, chunks=(100,))
+    with pytest.raises(ValueError, match=rf"log/{DATE}.h5 is no whole HDF5 file .*copy it again"):
+        read_driving_log(folder)
+
+
 def test_whatever_is_wrong_in_a_file_is_said_of_the_file(make_comma_drive):
     folder = make_comma_drive(4)
     for place in ("log", "camera"):
