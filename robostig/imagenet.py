@@ -70,6 +70,8 @@ def load_features(features: mx.gluon.nn.HybridSequential, classifier: str) -> No
     ------
     ImportError, OSError
         As :func:`find_weights`.
+    ValueError
+        If they are not of the classifier that this GluonCV builds.
     """
     path = find_weights(classifier)
     trained = _build_classifier(classifier)
@@ -77,7 +79,7 @@ def load_features(features: mx.gluon.nn.HybridSequential, classifier: str) -> No
         trained.load_parameters(str(path))
     except (mx.MXNetError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise OSError(f"{path} holds no weights of this GluonCV's {classifier} ({reason}); remove it") from error
+        raise ValueError(f"{path} holds no weights of this GluonCV's {classifier} ({reason}); remove it") from error
     theirs = _keep_features(trained).collect_params().values()
     features.initialize()
     for parameter, value in zip(features.collect_params().values(), theirs):
@@ -95,7 +97,7 @@ def find_weights(classifier: str) -> Path:
     ImportError
         If there is no GluonCV, which knows what the file's digest is.
     OSError
-        If it is not there and cannot be fetched. What was there before stays as it was.
+        If it is not there, or damaged, and cannot be fetched. What was there before stays as it was.
     """
     store = import_gluoncv("model_zoo.model_store")
     check_sha1 = import_gluoncv("utils").check_sha1

@@ -161,7 +161,7 @@ def test_weights_of_another_network_are_refused(mirror, weights, monkeypatch):
     monkeypatch.setitem(store._model_sha1, "mobilenetv2_0.5", digest)
     path.rename(path.with_name(f"mobilenetv2_0.5-{digest[:8]}.params"))
     features = build_features("mobilenetv2_0.5")
-    with pytest.raises(OSError, match=r"holds no weights of this GluonCV's mobilenetv2_0.5 \(.*\); remove it"):
+    with pytest.raises(ValueError, match=r"holds no weights of this GluonCV's mobilenetv2_0.5 \(.*\); remove it"):
         load_features(features, "mobilenetv2_0.5")
 
 

@@ -136,7 +136,7 @@ def read_camera(source: Path, on_error: str) -> DrivingLog:
     pointers = samples["cam1_ptr"]
     if count > len(pointers):  # else what a damaged file declares would decide how much memory is asked for
         raise ValueError(
-            f"{source} has {count:,} pictures, and {log_path} only {len(pointers):,} samples, as a rule five a picture: "
+            f"{source} has {count:,} pictures, and {log_path} only {len(pointers):,} samples, usually five a picture: "
             "one of the two files is damaged, or of another drive. Copy them again"
         )
     skipped = _check_pointers(source, log_path, pointers, count, on_error)

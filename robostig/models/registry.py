@@ -75,7 +75,8 @@ def register(
         As in :class:`ModelSpec`.
     pretrained
         Puts trained weights into a network as it was built, not initialised, on the CPU; what has none there, such as a
-        new last layer, it initialises. None if there are no such weights. It raises OSError if it cannot get them.
+        new last layer, it initialises. None if there are no such weights. It raises OSError if it cannot get them, and
+        ValueError if what it got is damaged.
     pretrained_on
         What they were trained on, in a word or two; needed with ``pretrained``.
 
@@ -142,9 +143,9 @@ def get_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> mx.gluon
     ------
     ValueError
         If there is no such model; the message has the nearest names. If there are no trained weights of it; the message
-        has the models that have some.
+        has the models that have some. If trained weights are damaged, or of another network.
     OSError
-        If trained weights cannot be fetched, or are damaged.
+        If trained weights are not there and cannot be fetched.
     """
     model = _find(name, pretrained)
     net = model.builder(**kwargs)

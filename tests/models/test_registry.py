@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import functools
+import shutil
+
 import pytest
 
+from robostig.artifact import WEIGHTS, load_parameters
 from robostig.backend import mx
 from robostig.models import get_model, get_spec, list_models, register, registry
+from robostig.models.nvidia import PilotNet
 from robostig.preprocessing import InputSpec
 
 KNOWN = {"input": InputSpec(8, 16), "parameters": 385, "reference": "Pomerleau 1989"}
@@ -110,6 +115,20 @@ def test_trained_weights_are_loaded_on_request_only():
     assert answer.asnumpy().tolist() == [[1.5, 1.5]]
     with pytest.raises(RuntimeError, match="has not been initialized"):
         get_model("linear")(mx.nd.ones((1, 3)))
+
+
+def test_weights_that_are_damaged_and_weights_that_are_not_there_are_told_apart(tmp_path):
+    folder = tmp_path / "weights"
+    load = functools.partial(load_parameters, folder=folder)
+    register("mine", **KNOWN, pretrained=load, pretrained_on="a parking lot")(PilotNet)
+    with pytest.raises(OSError, match=f"no trained model in {folder}: there is no such folder"):
+        get_model("mine", pretrained=True)
+    shutil.copytree(WEIGHTS / "nvidia", folder)
+    assert get_model("mine", pretrained=True)(mx.nd.zeros((1, 3, 66, 200))).shape == (1, 1)
+    with open(folder / "model-0000.params", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ValueError, match=f"the artifact in {folder} is damaged: model-0000.params .* copy it again"):
+        get_model("mine", pretrained=True)
 
 
 @pytest.mark.parametrize("ask", [get_model, get_spec])
