@@ -1,0 +1,7 @@
+"""``python -m robostig.cli``."""
+
+import sys
+
+from robostig.cli import main
+
+sys.exit(main())
