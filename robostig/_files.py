@@ -17,8 +17,8 @@ __all__ = ["claim_folder", "describe_error", "fill_folder", "make_folder", "repl
 
 def describe_error(error: BaseException) -> str:
     """Return an error's words for people: without the number that Python puts before an OSError's own text."""
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return error.strerror
+    if isinstance(error, OSError) and error.strerror and error.filename2 is None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
 
 

@@ -427,7 +427,7 @@ def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:
         facts = dict(json.loads(path.read_text()))
         version = facts["format"]
         if version == FORMAT:
-            facts["input"], facts["model"]
+            InputSpec.from_dict(facts["input"]), facts["model"]
             for name in (SYMBOL, PARAMETERS, SHAPES):
                 facts["files"][name]
     except (ValueError, KeyError, TypeError) as error:

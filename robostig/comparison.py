@@ -22,7 +22,7 @@ from robostig.evaluation import OpenLoop
 from robostig.metrics import DEGREES, resample_ratio, resample_rmse
 from robostig.models import get_spec
 from robostig.pilot import Pilot
-from robostig.pipeline import WORKDIR, TrainedModel, read_recording, train_model
+from robostig.pipeline import WORKDIR, TrainedModel, build_model, read_recording, train_model
 from robostig.roads import TEST_ROADS, describe_training_roads, record_training_roads, training_tracks
 from robostig.simulation import Track, check_laps, parse_tracks
 from robostig.split import Split
@@ -141,12 +141,15 @@ def compare(
     Raises
     ------
     ValueError
-        For an unknown model, one named twice or none, and data that cannot be used.
+        For an unknown model, one named twice or none, what :func:`~robostig.pipeline.build_model` refuses, and data
+        that cannot be used.
     FileNotFoundError
         If there is no log, or a picture is missing.
     """
-    check_models(models, pretrained=config.pretrained)  # an unknown name shows before the first hour of training
+    check_models(models, pretrained=config.pretrained)
     check_laps(laps)
+    for name in models:
+        build_model(replace(config, model=name))  # what cannot be had here is told before an hour of the others
     tracks = parse_tracks(",".join(TEST_ROADS), "both") if tracks is None else tracks
     out, is_built_in = Path(out), folder is None
     folder = record_training_roads(out / RECORDING, seed=config.seed) if folder is None else folder

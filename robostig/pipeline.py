@@ -13,7 +13,7 @@ import numpy as np
 
 from robostig._files import make_folder
 from robostig.artifact import save_artifact
-from robostig.backend import choose_contexts, count_parameters
+from robostig.backend import choose_contexts, count_parameters, mx
 from robostig.closed_loop import ClosedLoop
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, has_arrays, open_frames, read_arrays
@@ -21,6 +21,7 @@ from robostig.driving_log import DrivingLog, Places, read_driving_log, read_pict
 from robostig.evaluation import OpenLoop, Steer, evaluate_on_log, evaluate_open_loop
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot
+from robostig.precision import set_precision
 from robostig.preprocessing import InputSpec, preprocess
 from robostig.split import Split, split_by_time
 from robostig.training import CHECKPOINT, EpochRecord, TrainingResult, find_backbone, fit
@@ -30,6 +31,7 @@ __all__ = [
     "WORKDIR",
     "Recording",
     "TrainedModel",
+    "build_model",
     "choose_rows",
     "evaluate_artifact",
     "evaluate_driver",
@@ -294,6 +296,23 @@ def _split_log(log: DrivingLog, config: TrainingConfig) -> Split:
     return split_by_time(log, fraction=config.validation_fraction, stretch_s=config.stretch_s, gap_s=config.gap_s)
 
 
+def build_model(config: TrainingConfig) -> mx.gluon.HybridBlock:
+    """Build the model that a configuration names, and make sure that it can be trained as that says, here.
+
+    Raises
+    ------
+    ValueError
+        For an unknown model, weights that there are none of, and what :func:`robostig.training.fit` refuses of
+        ``freeze_epochs``, ``device`` and ``dtype``.
+    OSError
+        If trained weights cannot be fetched.
+    """
+    net = get_model(config.model, pretrained=config.pretrained)
+    find_backbone(net, config)
+    set_precision(config.dtype, choose_contexts(config.device))
+    return net
+
+
 def train_model(
     config: TrainingConfig,
     recording: Recording,
@@ -338,8 +357,7 @@ def train_model(
     """
     workers = workers or WorkerGroup()
     spec = get_spec(config.model)
-    net = get_model(config.model, pretrained=config.pretrained)
-    find_backbone(net, config)  # what it refuses is told before a frame is decoded
+    net = build_model(config)  # what it refuses is told before a frame is decoded
     out = make_folder(out) if workers.is_first else Path(out)
     train, validation = recording.open(spec.input, config)
     workdir = out / WORKDIR if workdir is None else Path(workdir)
@@ -417,7 +435,8 @@ def evaluate_artifact(
     numbers, which = choose_rows(log, data, pilot.facts.get("config", {}), rows)
     if which is None:
         raise ValueError(f"nothing of {log.where} was held out from {artifact}; use --rows all")
-    training_mean = data.get("training_mean", 0.0) if isinstance(data, Mapping) else 0.0
+    mean = data.get("training_mean") if isinstance(data, Mapping) else None
+    training_mean = mean if isinstance(mean, (int, float)) else 0.0  # whoever wrote the facts
     label = pilot.facts["model"]
     return evaluate_on_log(pilot.steer, log, numbers, training_mean=training_mean, label=label), which
 
@@ -457,6 +476,7 @@ def choose_rows(
         return everything, None
     if trained_on:
         return everything, f"all {len(log):,} rows of the recording that it was trained on"
-    if set(data.get("drives", ())).intersection(log.identify_drives()):
+    drives = data.get("drives")
+    if isinstance(drives, list) and any(each in drives for each in log.identify_drives()):
         return everything, f"all {len(log):,} rows, with drives among them that it was trained on"
     return everything, f"all {len(log):,} rows of a recording other than the one it was trained on"

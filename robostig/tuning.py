@@ -40,13 +40,13 @@ from tqdm import tqdm
 import robostig
 from robostig._files import make_folder, replace_file
 from robostig.artifact import read_facts
-from robostig.backend import choose_contexts, mx
+from robostig.backend import mx
 from robostig.config import TrainingConfig
 from robostig.driving_log import Places
 from robostig.figures import draw_tuning, save_figure
 from robostig.metrics import DEGREES
 from robostig.models import get_spec
-from robostig.pipeline import WORKDIR, Recording, read_recording, train_model
+from robostig.pipeline import WORKDIR, Recording, build_model, read_recording, train_model
 from robostig.training import CHECKPOINT, FREE_SETTINGS, EpochRecord
 
 try:
@@ -227,8 +227,7 @@ def tune(
     if minutes is not None and not minutes > 0.0:
         raise ValueError(f"minutes is {minutes:g}; it is more than 0")
     for model in space.get("model", (config.model,)):
-        get_spec(model, pretrained=config.pretrained)
-    choose_contexts(config.device)
+        build_model(replace(config, model=model))
     out = Path(out)
     _check_folder(out)
     recording = read_recording(folder, config, validation_folder=validation_folder)

@@ -106,13 +106,20 @@ def test_scores_are_printed_for_people_too(zoo, run, make_recording):
     assert {"mae", "correlation", "whiteness", "rmse_zero_baseline", "rmse_mean_baseline", "latency"} <= set(printed)
 
 
-def test_a_model_saved_from_a_notebook_is_evaluated_as_well(run, make_recording):
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"data": "a drive", "config": "the usual"},
+        {"data": {"drives": 3, "training_mean": "small", "fingerprint": None}, "elsewhere": "nowhere"},
+    ],
+)
+def test_a_model_saved_from_a_notebook_is_evaluated_as_well(run, make_recording, facts):
     net = nn.HybridSequential(prefix="mine_")
     with net.name_scope():
         net.add(nn.Dense(1))
     net.initialize(mx.init.Zero())
-    save_artifact("mine", net, InputSpec(4, 8), {"model": "mine", "data": "a drive", "config": "the usual"})
-    status, out, _ = run("evaluate", "mine", "--data", make_recording(10, size=(16, 32)), "--json")
+    save_artifact("mine", net, InputSpec(4, 8), {"model": "mine", **facts})
+    status, out, _ = run("evaluate", "mine", "--data", make_recording(10, size=(16, 32)), "--json", "--keep")
     scores = parse(out)["open_loop"]
     assert status == 0 and scores["rmse"] == pytest.approx(scores["rmse_zero_baseline"])
 
@@ -280,6 +287,8 @@ WRONG: List[Tuple[List[str], int, str]] = [
     (["evaluate", "--constant", "0", "--data", "data", "--track", "lak"], 2, "there is no track 'lak'"),
     (["evaluate", "--constant", "0", "--track", "lake", "--video", "data"], 1, "is to be a video"),
     (["compare", "--laps", "nan"], 2, "laps is nan"),
+    (["compare", "--device", "tpu"], 1, "device is 'tpu'"),
+    (["compare", "--freeze-epochs", "1"], 1, "freeze_epochs=1 would hold"),
     (["record", "out", "--seed", "-1"], 1, "the seed is -1"),
     (["compare", "--track", "hills"], 2, "there is no track 'hills'"),
     (["record", "out", "--track", "lake:-1"], 2, "there is no track 'lake:-1'"),
@@ -305,6 +314,11 @@ WRONG: List[Tuple[List[str], int, str]] = [
         "to be a video",
     ),
     (["drive"], 2, "ARTIFACT"),
+    (["record", ""], 2, "out is empty: name what you mean, or leave it out"),
+    (["train", "--data", "data", "--data", " "], 2, "data is empty"),
+    (["compare", "--out", ""], 2, "out is empty"),
+    (["explain", "nvidia", "", "--track", "lake", "--out", "out"], 2, "artifacts is empty"),
+    (["evaluate", "nvidia", "--track", "lake", "--on-error", "skip", "--video", ""], 2, "video is empty"),
     (["simulate", "--connect", "ws://127.0.0.1:9"], 1, "nobody listens"),
 ]
 

@@ -161,4 +161,4 @@ def test_an_error_is_described_without_pythons_number_but_with_the_file_that_it_
     assert describe_error(ValueError("epochs is 0")) == "epochs is 0"
     with pytest.raises(OSError) as caught:
         (tmp_path / "none").read_text()
-    assert str(tmp_path / "none") in describe_error(caught.value)
+    assert describe_error(caught.value) == f"{tmp_path / 'none'}: No such file or directory"

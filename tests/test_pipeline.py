@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_a_log_of_its_own_is_held_out_as_a_whole(drives, tmp_path):
 def test_a_recording_cannot_be_held_out_from_itself(drives):
     with pytest.raises(ValueError, match="the very recording that is trained on"):
         read_recording(drives[0], CONFIG, validation_folder=drives[0])
+
+
+@pytest.mark.parametrize(("wrong", "message"), [({"device": "tpu"}, "device is 'tpu'"), ({"dtype": "float16"}, "GPU")])
+def test_what_cannot_be_had_here_is_told_before_a_frame_is_decoded(drives, tmp_path, monkeypatch, wrong, message):
+    monkeypatch.setenv("ROBOSTIG_CACHE", str(tmp_path / "frames"))
+    with pytest.raises(ValueError, match=message):
+        train_model(replace(CONFIG, **wrong), read_recording(drives[0], CONFIG), tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "frames").exists()
 
 
 def test_what_fails_after_training_does_not_cost_the_training(drives, tmp_path, monkeypatch, caplog):

@@ -30,7 +30,7 @@ from robostig.cli import (
     train,
     tune,
 )
-from robostig.cli.arguments import UsageError
+from robostig.cli.arguments import UsageError, check_words
 
 __all__ = ["main"]
 
@@ -77,6 +77,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
+        check_words(arguments)
         with logging_redirect_tqdm():
             run(arguments)
         sys.stdout.flush()

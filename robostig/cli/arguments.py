@@ -21,6 +21,7 @@ __all__ = [
     "add_track",
     "check_drive",
     "check_usage",
+    "check_words",
     "list_places",
     "read_config",
 ]
@@ -116,6 +117,16 @@ def check_usage(read: Callable[[], Any]) -> Any:
         return read()
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def check_words(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for an empty word: a folder of no name would be the one that the command runs in."""
+    for name, value in vars(arguments).items():
+        if any(isinstance(each, str) and not each.strip() for each in (value if isinstance(value, list) else [value])):
+            raise UsageError(
+                f"{name.replace('_', '-')} is empty: name what you mean, or leave it out. A shell's variable that is "
+                "not set looks like this"
+            )
 
 
 def check_drive(arguments: argparse.Namespace, defaults: Iterable[str]) -> None:

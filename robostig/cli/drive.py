@@ -44,8 +44,6 @@ def run(arguments: argparse.Namespace) -> None:
     check_usage(lambda: SpeedController(arguments.set_speed))
     if not 0 <= arguments.port <= 65535:
         raise UsageError(f"there is no port {arguments.port}; ports are 0 (any) to 65535")
-    if not arguments.host.strip():
-        raise UsageError("--host is empty; 127.0.0.1 is this machine alone, 0.0.0.0 every network that it is in")
     from robostig.driving.server import DrivingServer, serve
 
     if arguments.endpoint is not None:

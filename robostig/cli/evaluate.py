@@ -136,7 +136,8 @@ def _keep_scores(arguments: argparse.Namespace, results: Dict[str, Any]) -> None
         late = f", {arguments.delay:g} s late" if arguments.delay else ""
         road = f"{arguments.track} {arguments.direction}, {arguments.laps:g} laps at {arguments.speed:g} mph{late}"
         where[f"the built-in track, {road}"] = {"closed_loop": driven}
-    add_facts(folder, {"elsewhere": {**read_facts(folder).get("elsewhere", {}), **where}})
+    before = read_facts(folder).get("elsewhere")
+    add_facts(folder, {"elsewhere": {**(before if isinstance(before, dict) else {}), **where}})
     logging.info("noted in %s", folder)
 
 

@@ -583,7 +583,7 @@ def test_a_port_in_use_and_a_host_unknown_are_said_in_one_line(artifact, capsys)
         (["out/x", "--set-speed", "31"], 2, "up to 30"),
         (["out/x", "--set-speed", "0"], 2, "up to 30"),
         (["out/x", "--port", "70000"], 2, "there is no port 70000"),
-        (["out/x", "--host", ""], 2, "--host is empty"),
+        (["out/x", "--host", ""], 2, "host is empty"),
         (["out/x"], 1, "no trained model in out/x"),
     ],
 )
