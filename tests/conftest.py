@@ -7,7 +7,7 @@ import os
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, List, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -260,3 +260,41 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> None:
             return Tiny(name)
 
         register(name, input=InputSpec(6, 12), parameters=217, reference="none")(build)
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Tuple[int, str, str]]:
+    """Return a function that runs a command in an empty folder and returns status, stdout and stderr."""
+    from robostig.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*words: Any) -> Tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # argparse's way out
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run_command
+
+
+@pytest.fixture
+def exportable(tmp_path: Path) -> Path:
+    """Return the artifact of a model that can be exported, and has no convolutions."""
+    from robostig.artifact import save_artifact
+    from robostig.backend import mx
+    from robostig.preprocessing import InputSpec
+
+    nn = mx.gluon.nn
+    net = nn.HybridSequential(prefix="mine_")
+    with net.name_scope():
+        net.add(nn.Dense(1))
+    net.initialize()
+    net(mx.nd.zeros((1, 3, 4, 8)))
+    return save_artifact(tmp_path / "mine", net, InputSpec(4, 8), {"model": "mine"})
