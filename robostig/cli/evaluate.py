@@ -53,7 +53,9 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--delay", metavar="S", type=float, default=0.0, help="seconds between an answer and the wheels; default 0"
     )
-    command.add_argument("--video", metavar="FILE", help="film the drive: .webm (for browsers), .mp4, .avi or .mkv")
+    command.add_argument(
+        "--video", metavar="FILE", help="film it: .webm (for browsers), .mp4, .avi, .mkv, or .webp (small, for pages)"
+    )
     command.add_argument(
         "--rows",
         choices=("auto", "held-out", "all"),

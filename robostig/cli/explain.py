@@ -57,7 +57,11 @@ def add(commands: Commands) -> None:
     add_data(command, f"look at these frames; {RECORDED}", required=False)
     add_track(command, "look at what the expert sees there; its edges are known, so it is measured who looks at them")
     command.add_argument("--out", metavar="DIR", required=True, help="folder for explanation.png and explanation.json")
-    command.add_argument("--video", metavar="FILE", help="film it, too: .webm (for browsers), .mp4, .avi or .mkv")
+    command.add_argument(
+        "--video",
+        metavar="FILE",
+        help="film it, too: .webm (for browsers), .mp4, .avi, .mkv, or .webp (small, for pages)",
+    )
     command.add_argument(
         "--frames",
         metavar="N",
