@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from robostig.container.environment import HERE, Environment, find_environment
 
 __all__ = ["run_training", "start_training", "stop_training"]
 
-KILL_S = 10.0  # the dead stay in the group until init collects them, and there are inits that never do
+KILL_S = 10.0  # for the end of what is killed: more than a write to a slow disk holds it up
 
 
 def start_training(
@@ -111,9 +112,21 @@ def kill_group(leader: subprocess.Popen) -> None:
     """Kill a process that has a session of its own, and all that it started there, and wait for their end."""
     deadline = time.monotonic() + KILL_S
     while time.monotonic() < deadline:
-        leader.poll()  # one that has ended stays in the group until it is asked
+        is_running = leader.poll() is None  # one that has ended stays in the group until it is asked
         try:
             os.killpg(leader.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
+        if not is_running and _is_dead(leader.pid):
+            return
         time.sleep(0.02)
+
+
+def _is_dead(group: int) -> bool:
+    """Say whether nothing of a group runs; the dead stay in it until init collects them, which some inits never do."""
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, its_group = process.read_text(errors="replace").rpartition(")")[2].split()[:3]  # proc(5)
+            if int(its_group) == group and state not in "XZ":
+                return False
+    return Path("/proc/self/stat").exists()  # else, as on a Mac, who is in the group says it alone
