@@ -2,11 +2,12 @@
 
 MXNet's last release is older than the numpy, the CUDA wheels and the containers that it meets today. Each
 function here closes one gap; :func:`prepare_for_mxnet` runs them all when ``robostig`` is imported, but for
-:func:`restore_onnx_mapping`, which only an export needs.
+:func:`hide_scikit_learn`, which is for the import alone, and :func:`restore_onnx_mapping`, which only an export needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import logging
@@ -16,12 +17,13 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterable, MutableMapping, Sequence
+from typing import Any, Iterable, Iterator, MutableMapping, Sequence
 
 import numpy as np
 
 __all__ = [
     "count_usable_cpus",
+    "hide_scikit_learn",
     "load_cuda_libraries",
     "prepare_for_mxnet",
     "restore_numpy_aliases",
@@ -71,6 +73,19 @@ def restore_numpy_aliases(numpy: Any = np) -> None:
     # vars(), because hasattr() asks numpy's module-level __getattr__, which warns about the name.
     if (major, minor) >= (1, 24) and "bool" not in vars(numpy):
         numpy.bool = bool
+
+
+@contextlib.contextmanager
+def hide_scikit_learn() -> Iterator[None]:
+    """Hide scikit-learn while MXNet is imported, which would import it, SciPy and all, for its old ``FeedForward``."""
+    if "sklearn" in sys.modules:
+        yield
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # to the import system: there is none
+    try:
+        yield
+    finally:
+        sys.modules.pop("sklearn", None)
 
 
 def restore_onnx_mapping(onnx: Any) -> None:

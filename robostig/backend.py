@@ -53,7 +53,8 @@ def import_mxnet() -> Any:
         raise ImportError(f'MXNet 1.9 does not run on numpy {np.__version__}: pip install "numpy<2"')
     _compat.prepare_for_mxnet()
     try:
-        return importlib.import_module("mxnet")
+        with _compat.hide_scikit_learn():
+            return importlib.import_module("mxnet")
     except ModuleNotFoundError as error:
         if error.name == "mxnet":
             raise ImportError(

@@ -151,6 +151,17 @@ def add_library(nvidia: Path, name: str, content: str = "") -> Path:
     return path
 
 
+def test_scikit_learn_is_hidden_for_a_while_unless_it_is_there_already(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
+    with _compat.hide_scikit_learn():
+        import sklearn
+    assert sys.modules["sklearn"] is sklearn
+    monkeypatch.delitem(sys.modules, "sklearn")
+    with _compat.hide_scikit_learn(), pytest.raises(ImportError):
+        import sklearn.base
+    assert "sklearn" not in sys.modules
+
+
 def test_cuda_libraries_load_in_the_order_of_their_needs(tmp_path, loads):
     system, user = tmp_path / "system" / "nvidia", tmp_path / "user" / "nvidia"
     for index, name in enumerate(reversed(_compat.CUDA_LIBRARIES)):
