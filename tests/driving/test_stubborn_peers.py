@@ -113,6 +113,7 @@ def test_the_signals_are_given_back():
 import asyncio, os, signal, threading
 from robostig.driving.server import DrivingServer, serve
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in a shell's background does not have
 serve(DrivingServer(lambda frame: 0.0), "127.0.0.1", 0, announce=lambda page: os.kill(os.getpid(), signal.SIGTERM))
 assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
