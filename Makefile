@@ -5,9 +5,10 @@ OUT ?= out
 
 # The tests run in .venv and on each other version here that is found. Python 3.8 stands for the SageMaker images.
 TEST_PYTHONS ?= 3.11 3.8 3.12
-# Two workers of one thread each: for two cores.
-PYTEST_FLAGS ?= -q -n 2 --dist loadfile
-TEST_ENV ?= OMP_NUM_THREADS=1 MPLBACKEND=Agg
+# Three workers of one thread each: for two cores, because servers and other processes are often waited for.
+PYTEST_FLAGS ?= -q -n 3 --dist loadfile
+# Bytecode is kept, whatever the shell says: hundreds of processes import the package.
+TEST_ENV ?= OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=
 
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 REQUIREMENTS := setup.py pyproject.toml tests/container-constraints.txt
@@ -55,9 +56,10 @@ test: .venv/.installed ## run the tests on Python 3.11, 3.8 and 3.12, where foun
 	@$(foreach version,$(found),$(MAKE) .venv-$(version)/.installed &&) true
 	@$(foreach version,$(filter-out $(found),$(others)),echo \
 		"skipped: Python $(version) not found, neither on the PATH nor in pyenv's versions";)
-	@failed=; for venv in .venv $(found:%=.venv-%); do \
+	@failed=; again=; for venv in .venv $(found:%=.venv-%); do \
 		echo; echo "=== $$($$venv/bin/python --version) ($$venv)"; \
-		$(TEST_ENV) $$venv/bin/python -m pytest $(PYTEST_FLAGS) || failed="$$failed $$venv"; \
+		$(TEST_ENV) $$venv/bin/python -m pytest $(PYTEST_FLAGS) $$again || failed="$$failed $$venv"; \
+		again=--again; \
 	done; test -z "$$failed" || { echo "Tests failed in:$$failed" >&2; exit 1; }
 
 lint: .venv/.installed ## check style, formatting and types

@@ -31,13 +31,51 @@ DUMMY_AWS = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 CONTAINERS = default_cache_folder() / "containers"
+# What takes longest, by the beginning of its path, the longest first.
+LONG = (
+    "tests/notebooks/",
+    "tests/integration/test_sagemaker",
+    "tests/test_tuning",
+    "tests/integration/",
+    "tests/container/",
+    "tests/test_cli",
+    "tests/driving/",
+    "tests/test_entry_point",
+)
 
 
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """Give the tests time that may have to build an environment first, or to wait for another worker that does."""
+in_container = pytest.mark.default_python("what it starts has a Python 3.8 of its own")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let ``make test`` say that the default Python has run the tests before."""
+    parser.addoption("--again", action="store_true", help="skip what is marked default_python: it has been run before")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    """Skip what need not run again, and give time to tests that may have to build an environment, or to wait for it."""
     for item in items:
         if {"training_environment", "serving_environment"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(900))
+        once = item.get_closest_marker("default_python")
+        if once and config.getoption("again"):
+            item.add_marker(pytest.mark.skip(reason=f"run by the default Python alone: {once.args[0]}"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out the files that take long before those with many tests, lest all wait for one of them at the end."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node: Any) -> None:
+            ranks = {file: [file.startswith(name) for name in (*LONG, "")].index(True) for file in self.workqueue}
+            self.workqueue.move_to_end(min(ranks, key=ranks.__getitem__), last=False)
+            super()._assign_work_unit(node)
+
+    return LongFirst(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 FOLDER = ROOT / "benchmarks"
+pytestmark = pytest.mark.default_python("make bench runs in its environment alone")
 
 
 @pytest.fixture(autouse=True)

@@ -60,10 +60,15 @@ def train(folder, dtype, scaled=False):
     return [float(loss) for loss in losses.split()], " ".join(rest)
 
 
-def test_bfloat16_trains_as_float32_does_or_says_why_not(tmp_path):
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("mixed"), "bfloat16")
+
+
+def test_bfloat16_trains_as_float32_does_or_says_why_not(mixed, tmp_path):
     plain, _ = train(tmp_path, "float32")
     assert plain[-1] < plain[0] / 2
-    mixed, afterwards = train(tmp_path, "bfloat16")
+    mixed, afterwards = mixed
     if mixed:
         assert mixed != plain and mixed == pytest.approx(plain, abs=0.01 * plain[0])
         assert "has trained with 'bfloat16'" in afterwards and "start another" in afterwards
@@ -71,8 +76,8 @@ def test_bfloat16_trains_as_float32_does_or_says_why_not(tmp_path):
         assert "ValueError" in afterwards and "on this CPU" in afterwards and 'Choose "float32"' in afterwards
 
 
-def test_a_scaled_loss_gives_the_same_steps(tmp_path):
-    mixed, _ = train(tmp_path, "bfloat16")
+def test_a_scaled_loss_gives_the_same_steps(mixed, tmp_path):
+    mixed, _ = mixed
     if not mixed:
         pytest.skip("this CPU cannot compute in bfloat16, for want of AVX-512")
     scaled, _ = train(tmp_path, "bfloat16", scaled=True)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import in_container
 
 from robostig.container import ContainerError, NotAvailableError, environment, find_environment
 
@@ -19,6 +20,7 @@ def can_import(python: Path, module: str) -> bool:
     return subprocess.run([str(python), "-c", f"import {module}"], capture_output=True).returncode == 0
 
 
+@in_container
 def test_the_serving_environment_holds_what_the_image_holds_and_no_more(serving_environment):
     if serving_environment.is_exact:
         assert "Python 3.8." in serving_environment.description and not serving_environment.notes
@@ -31,6 +33,7 @@ def test_the_serving_environment_holds_what_the_image_holds_and_no_more(serving_
     assert imported == ["mxnet"]
 
 
+@in_container
 def test_the_training_environment_holds_what_the_image_holds(training_environment):
     assert "gluoncv 0.8.0, sagemaker-mxnet-training 4.3.0" in training_environment.description
     assert can_import(training_environment.python, "mxnet, gluoncv, cv2, sagemaker_training")
@@ -45,6 +48,7 @@ def test_a_process_in_it_gets_few_variables(training_environment, monkeypatch):
     assert not {"OMP_NUM_THREADS", "PYTHONPATH"} & set(variables)
 
 
+@pytest.mark.default_python("it starts pip and venv, and imports nothing of this Python's")
 def test_what_cannot_be_installed_is_named_and_then_two_who_come_at_once_build_it_once(tmp_path, caplog):
     requirements, home = tmp_path / "requirements.txt", tmp_path / "home"
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import in_container
 from served import find_processes
 
 from robostig.container import run_training, start_training, stop_training
@@ -65,6 +66,7 @@ def test_a_job_runs_as_sagemaker_runs_it(make_job, training_environment):
     assert (base / "output" / "success").exists()
 
 
+@in_container
 def test_a_job_that_fails_says_why_in_output_failure(make_job, training_environment):
     base = make_job(FAILING)
     done = run_training(base, environment=training_environment, timeout=100)
@@ -73,6 +75,7 @@ def test_a_job_that_fails_says_why_in_output_failure(make_job, training_environm
     assert "ExitCode 1" in (base / "output" / "failure").read_text()
 
 
+@in_container
 def test_nothing_outlives_a_job(make_job, training_environment):
     done = run_training(make_job(LINGERING), environment=training_environment, timeout=100)
     assert done.returncode == 0, done.stdout
@@ -80,6 +83,7 @@ def test_nothing_outlives_a_job(make_job, training_environment):
     assert not is_running(int(child.split()[1]))
 
 
+@in_container
 def test_a_job_can_be_stopped_in_the_middle(make_job, training_environment):
     job = start_training(make_job(LINGERING + "time.sleep(600)\n"), environment=training_environment)
     child = next(line for line in job.stdout if line.startswith("child "))
@@ -88,6 +92,7 @@ def test_a_job_can_be_stopped_in_the_middle(make_job, training_environment):
     job.stdout.close()
 
 
+@in_container
 def test_a_job_that_takes_too_long_is_ended(make_job, training_environment):
     base = make_job("import time; time.sleep(600)")
     with pytest.raises(subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, draw_road
+from conftest import ROOT, draw_road, in_container
 from served import ask, find_processes, make_archive, make_artifact, make_member
 
 from robostig.artifact import pack
@@ -132,6 +132,7 @@ def test_who_reaches_the_port_cannot_manage_the_server(server):
     assert ask(server, JPEG, "image/jpeg").status == 200
 
 
+@in_container
 def test_two_at_once_and_nothing_is_left_of_them(server, artifact, serving_environment, tmp_path):
     archive = pack(make_artifact("comma", tmp_path / "comma"), tmp_path / "model.tar.gz")
     with Server(archive, environment=serving_environment, workers=2) as comma:
@@ -148,6 +149,7 @@ def test_two_at_once_and_nothing_is_left_of_them(server, artifact, serving_envir
     assert ask(server, JPEG, "image/jpeg").status == 200  # the other one goes on
 
 
+@in_container
 def test_a_server_that_is_forgotten_ends_with_the_process_that_started_it(artifact, serving_environment, tmp_path):
     program = "import sys; from robostig.container import Server; print(Server(sys.argv[1]).folder, flush=True); 1 / 0"
     done = subprocess.run(
@@ -158,6 +160,7 @@ def test_a_server_that_is_forgotten_ends_with_the_process_that_started_it(artifa
     assert not folder.exists() and not find_processes(folder.name)
 
 
+@in_container
 def test_a_model_that_cannot_be_loaded_is_an_error_with_its_cause(artifact, serving_environment, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(artifact, damaged)
@@ -170,6 +173,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_with_its_cause(artifact, serv
         Server(damaged, environment=serving_environment)
 
 
+@in_container
 def test_of_an_artifacts_folder_only_what_is_served_is_copied_and_a_proxy_is_not_asked(
     artifact, serving_environment, tmp_path, monkeypatch
 ):

@@ -169,6 +169,7 @@ def text(element: str) -> str:
     return f"document.getElementById('{element}').textContent"
 
 
+@pytest.mark.default_python("it is the browser that runs the page")
 def test_the_page_shows_the_drive_as_it_goes_on(pilot, pictures, tmp_path):
     record = tmp_path / "driven"
 

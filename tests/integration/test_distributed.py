@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 import train_together
-from conftest import ROOT, find_ports
+from conftest import ROOT, find_ports, in_container
 
 from robostig.container import start_training, stop_training
 from robostig.workers import WorkerGroup
@@ -153,6 +153,7 @@ def test_a_killed_worker_is_missed_and_the_job_goes_on_as_if_nothing_had_been(wh
         assert not list((resumed / host).glob("checkpoint*"))
 
 
+@in_container
 def test_the_training_toolkit_starts_two_hosts_that_train_one_model(training_environment, make_recording, tmp_path):
     recording, port = make_recording(60, size=(80, 160)), find_ports()
     hosts = ["127.0.0.1", "127.0.0.2"]  # names that resolve
