@@ -107,7 +107,7 @@ def test_weights_that_come_with_the_package_are_an_artifact_and_the_command_says
 
 
 def test_a_driver_is_scored_on_a_road_for_people_and_for_programs(run):
-    words = ["--constant", "0", "--track", "mountain:17", "--laps", "0.1", "--direction", "both"]
+    words = ["--constant", "0", "--track", "mountain:17", "--laps", "0.05", "--direction", "both"]
     status, out, _ = run("evaluate", *words, "--json", "--video", "drive.webm")
     told = parse(out)
     assert status == 0 and list(told) == ["closed_loop"] and Path("drive.webm").stat().st_size > 10_000
