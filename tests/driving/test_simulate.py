@@ -110,7 +110,6 @@ def test_addresses_are_completed(text, address):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "names no host"),
         ("ws://", "names no host"),
         ("ws://:4567", "names no host"),
         ("?", "names no host"),
