@@ -35,10 +35,11 @@ CONTAINERS = default_cache_folder() / "containers"
 LONG = (
     "tests/notebooks/",
     "tests/integration/test_sagemaker",
+    "tests/local/",
     "tests/test_tuning",
     "tests/integration/",
     "tests/container/",
-    "tests/test_cli",
+    "tests/cli/",
     "tests/driving/",
     "tests/test_entry_point",
 )
