@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
 import os
@@ -18,7 +19,7 @@ from robostig.closed_loop import Moment
 from robostig.metrics import DEGREES, LIMIT_M
 from robostig.simulation import FRAME_S
 
-__all__ = ["CODECS", "ExplanationVideo", "Video", "VideoWriter"]
+__all__ = ["CODECS", "ExplanationVideo", "Video", "VideoWriter", "embed"]
 
 # By the file's suffix; OpenCV's builds bring no H.264. Browsers play .webm, most players the others.
 CODECS: Dict[str, str] = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG", ".mkv": "mp4v"}
@@ -226,6 +227,21 @@ class ExplanationVideo(Video):
                 _draw_bar(stripe, value, (middle, 10 + 22 * line), width // 5, color, thickness=10)
             cv2.line(stripe, (middle, 6), (middle, STRIPE - 6), QUIET, 1)
         self.add(picture)
+
+
+def embed(path: Union[str, Path]) -> str:
+    """Return HTML that shows a video and holds all of it, for a page or a notebook: ``HTML(embed("drive.webp"))``.
+
+    Parameters
+    ----------
+    path
+        The file: .webp, or a video that browsers play.
+    """
+    path = Path(path)
+    kind, content = path.suffix.lower()[1:], base64.b64encode(path.read_bytes()).decode()
+    if path.suffix.lower() == ANIMATION:
+        return f'<img src="data:image/{kind};base64,{content}" alt="{path.stem}">'
+    return f'<video controls src="data:video/{kind};base64,{content}"></video>'
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import resource
 
 import cv2
@@ -9,7 +10,7 @@ from PIL import Image
 
 from robostig.closed_loop import Constant, evaluate_closed_loop
 from robostig.simulation import load_track
-from robostig.video import CODECS, ExplanationVideo, VideoWriter
+from robostig.video import CODECS, ExplanationVideo, VideoWriter, embed
 
 TRACK = load_track("lake")
 
@@ -136,3 +137,10 @@ def test_an_animated_picture_that_is_cut_short_leaves_nothing(tmp_path):
         video.add(np.zeros((440, 640, 3), np.uint8))
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix, tag", [(".webp", "img"), (".webm", "video")])
+def test_a_video_can_be_part_of_a_page(tmp_path, suffix, tag):
+    path = tmp_path / f"drive{suffix}"
+    path.write_bytes(b"pictures")
+    assert f"<{tag} " in embed(path) and f'{suffix[1:]};base64,{base64.b64encode(b"pictures").decode()}"' in embed(path)
