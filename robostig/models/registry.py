@@ -88,8 +88,8 @@ def register(
     Raises
     ------
     ValueError
-        If the name is taken, the model has no docstring to take its summary from, or only one of ``pretrained`` and
-        ``pretrained_on`` is given.
+        If the name is taken (a notebook's cell may define its model again), the model has no docstring to take its
+        summary from, or only one of ``pretrained`` and ``pretrained_on`` is given.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def register(
     """
 
     def decorate(builder: AnyBuilder) -> AnyBuilder:
-        if name in _MODELS:
+        if name in _MODELS and not _is_rewritten(_MODELS[name].builder, builder):
             taken_by = _MODELS[name].builder
             raise ValueError(
                 f"a model named {name!r} is registered already, by {taken_by.__module__}.{taken_by.__qualname__}; "
@@ -119,6 +119,11 @@ def register(
         return builder
 
     return decorate
+
+
+def _is_rewritten(old: Builder, new: Builder) -> bool:
+    """Say whether a notebook's cell, or a prompt, has defined the same thing again."""
+    return (old.__module__, old.__qualname__) == ("__main__", new.__qualname__) and new.__module__ == "__main__"
 
 
 def get_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> mx.gluon.HybridBlock:

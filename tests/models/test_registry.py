@@ -70,6 +70,17 @@ def test_a_name_is_taken_once():
     assert get_spec("nvidia").parameters == 252_219
 
 
+def test_a_cell_of_a_notebook_can_be_run_again():
+    first, again, other = (type(name, (Linear,), {"__doc__": "One layer."}) for name in ("Mine", "Mine", "Other"))
+    for each in (first, again, other):
+        each.__module__ = "__main__"
+    register("mine", **KNOWN)(first)
+    register("mine", **{**KNOWN, "parameters": 386})(again)
+    assert type(get_model("mine")) is again and get_spec("mine").parameters == 386
+    with pytest.raises(ValueError, match=r"'mine' is registered already, by __main__\.Mine"):
+        register("mine", **KNOWN)(other)
+
+
 def test_a_model_without_a_docstring_is_refused():
     with pytest.raises(ValueError, match="has no docstring"):
         register("linear", **KNOWN)(lambda: Linear())
