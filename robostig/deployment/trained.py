@@ -47,14 +47,16 @@ def attach(model: str, *, sagemaker_session: Optional[Any] = None) -> MXNet:
     session = sagemaker_session or open_session()
     prefix = f"robostig-{model.replace('_', '-')}"
     with in_one_line(f"the jobs that trained {model} could not be looked up"):
-        pages = session.sagemaker_client.get_paginator("list_training_jobs").paginate(
+        client = session.sagemaker_client
+        pages = client.get_paginator("list_training_jobs").paginate(
             NameContains=prefix, StatusEquals="Completed", SortBy="CreationTime", SortOrder="Descending"
         )
         for page in pages:
             for job in page["TrainingJobSummaries"]:
-                found = sagemaker.mxnet.MXNet.attach(job["TrainingJobName"], sagemaker_session=session)
-                if read_model(found) == model:
-                    return found
+                name = job["TrainingJobName"]
+                given = client.describe_training_job(TrainingJobName=name).get("HyperParameters", {})
+                if name.startswith(f"{prefix}-") and given.get("model") == json.dumps(model):
+                    return sagemaker.mxnet.MXNet.attach(name, sagemaker_session=session)
     raise ValueError(
         f"no completed job {prefix}-... has trained {model}; train it first: robostig.deployment.estimator({model!r}, "
         "...).fit(...)"
