@@ -47,10 +47,12 @@ class Endpoints:
                 model = client.describe_model(ModelName=variant["ModelName"])
                 container = model.get("PrimaryContainer") or model["Containers"][0]
                 servers[variant["VariantName"]] = self._start(container)
-        except (OSError, ValueError) as error:
+        except BaseException as error:  # whatever it is, the books know of the endpoint already
             for server in servers.values():
                 server.stop()
-            self._failures[name] = str(error)
+            self._failures[name] = str(error) or type(error).__name__
+            if not isinstance(error, Exception):  # the user's Ctrl-C
+                raise
             return
         self._servers[name] = servers
         self._weights[name] = {
@@ -60,7 +62,10 @@ class Endpoints:
 
     def describe(self, request: Dict[str, Any], described: Dict[str, Any]) -> None:
         """Say of an endpoint whether it is in service, or has failed."""
-        failure = self._failures.get(request["EndpointName"])
+        name = request["EndpointName"]
+        failure = self._failures.get(name)
+        if name not in self._servers and not failure:
+            failure = "the session that created it has ended"
         if failure:
             described.update(EndpointStatus="Failed", FailureReason=failure)
         else:
@@ -85,6 +90,7 @@ class Endpoints:
 
     def invoke(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Ask the variant that is named, or else one by chance and weight; as InvokeEndpoint."""
+        import urllib3
         from botocore.response import StreamingBody
 
         name = request["EndpointName"]
@@ -96,13 +102,16 @@ class Endpoints:
             raise RefusedError(f"Variant {variant} not found for Endpoint {name}.", "ValidationError")
         headers = {"Content-Type": request.get("ContentType"), "Accept": request.get("Accept")}
         body = request["Body"]
-        answer = self._pool.request(
-            "POST",
-            servers[variant].url,
-            body=body if isinstance(body, (bytes, str)) else body.read(),
-            headers={key: value for key, value in headers.items() if value},
-            timeout=INVOKE_S,
-        )
+        try:
+            answer = self._pool.request(
+                "POST",
+                servers[variant].url,
+                body=body if isinstance(body, (bytes, str)) else body.read(),
+                headers={key: value for key, value in headers.items() if value},
+                timeout=INVOKE_S,
+            )
+        except urllib3.exceptions.HTTPError as error:  # it has ended, or takes too long
+            raise RefusedError(f"{variant} does not answer: {error}", "ModelError", 424) from error
         if answer.status >= 300:
             said = answer.data.decode(errors="replace")
             raise RefusedError(

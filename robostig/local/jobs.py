@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,19 +16,22 @@ import time
 import weakref
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from robostig._files import make_folder, replace_file
 from robostig.container import ContainerError, find_environment, start_training, stop_training
 from robostig.local.answers import RefusedError
 
-__all__ = ["TrainingJobs", "make_arn", "now"]
+__all__ = ["TrainingJobs", "check_name", "make_arn", "now"]
+
+logger = logging.getLogger(__name__)
 
 REQUEST, STATUS, LOG, LOCK = "request.json", "status.json", "log.txt", ".lock"
 ARCHIVES = {"model.tar.gz": "model", "output.tar.gz": "output/data"}  # what SageMaker keeps of /opt/ml
 HOST = "localhost"  # the toolkit looks its hosts up, for a quarter of an hour
 LOOK_S = 0.2
 ENDED = ("Completed", "Failed", "Stopped")
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 _TIMES = ("CreationTime", "TrainingStartTime", "TrainingEndTime", "LastModifiedTime")
 
 
@@ -50,7 +54,7 @@ class TrainingJobs:
 
     def create(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Start a job, and return at once; as CreateTrainingJob."""
-        name = request["TrainingJobName"]
+        name = check_name("TrainingJobName", request["TrainingJobName"], 63)
         _check(request)
         try:
             (self.folder / name).mkdir()
@@ -64,7 +68,14 @@ class TrainingJobs:
 
     def describe(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return a job's request and how it stands; as DescribeTrainingJob."""
-        name = request["TrainingJobName"]
+        described, output = self._look_at(request["TrainingJobName"])
+        if described["TrainingJobStatus"] == "Completed":
+            for archive in ARCHIVES:
+                self._bring_back(self.folder / described["TrainingJobName"] / archive, f"{output}/{archive}")
+        return described
+
+    def _look_at(self, name: str) -> Tuple[Dict[str, Any], str]:
+        """Return what DescribeTrainingJob says, and where on S3 the job writes to."""
         folder = self.folder / name
         if not (folder / REQUEST).is_file():
             raise RefusedError(f"there is no training job {name} in {self.folder}")
@@ -74,10 +85,7 @@ class TrainingJobs:
         output = _place_output(described)
         described["ModelArtifacts"] = {"S3ModelArtifacts": f"{output}/model.tar.gz"}
         described["TrainingJobArn"] = make_arn("training-job", name)
-        if described["TrainingJobStatus"] == "Completed":
-            for archive in ARCHIVES:
-                self._bring_back(folder / archive, f"{output}/{archive}")
-        return described
+        return described, output
 
     def stop(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """End a job that this session has started; as StopTrainingJob."""
@@ -91,7 +99,7 @@ class TrainingJobs:
         """Return summaries of the jobs whose name and status are asked for, newest first; as ListTrainingJobs."""
         words, status = request.get("NameContains", ""), request.get("StatusEquals")
         named = [path for path in self.folder.iterdir() if words in path.name and (path / REQUEST).is_file()]
-        jobs = [self.describe({"TrainingJobName": path.name}) for path in named]
+        jobs = [self._look_at(path.name)[0] for path in named]
         jobs = [job for job in jobs if status in (None, job["TrainingJobStatus"])]
         jobs.sort(key=lambda job: job["CreationTime"], reverse=request.get("SortOrder") != "Ascending")
         keys = ("TrainingJobName", "TrainingJobArn", "TrainingJobStatus", *_TIMES)
@@ -158,6 +166,8 @@ class TrainingJobs:
         """Put an archive where its job wrote it, unless it is there: S3 is forgotten when a session ends."""
         from botocore.exceptions import ClientError
 
+        if not archive.is_file():  # somebody wanted the room
+            return
         bucket, _, key = uri[len("s3://") :].partition("/")
         try:
             self._s3.head_object(Bucket=bucket, Key=key)
@@ -182,20 +192,27 @@ class _Run(threading.Thread):
 
     def run(self) -> None:
         """Lay out ``/opt/ml``, run the toolkit, keep the model, and say how it ended."""
+        metrics: List[Dict[str, Any]] = []
         try:
             failure = self._train()
+            metrics = self._read_metrics()
             state = "Stopped" if self._is_stopped else "Failed" if failure else "Completed"
         except (OSError, ValueError) as error:
             state, failure = "Failed", str(error)
         except Exception as error:  # whatever it is, somebody waits to be told
             state, failure = "Failed", f"{type(error).__name__}: {error}"
-        with replace_file(self.folder / STATUS, "w") as file:
-            status = _make_status(state, self._since, now(), failure, self._read_metrics())
-            file.write(json.dumps(status, indent=2, default=_write_time) + "\n")
-        os.close(self._lock)
+        shutil.rmtree(self.folder / "ml/input/data", ignore_errors=True)  # a copy of the recording
+        try:
+            with replace_file(self.folder / STATUS, "w") as file:
+                status = _make_status(state, self._since, now(), failure, metrics)
+                file.write(json.dumps(status, indent=2, default=_write_time) + "\n")
+        except OSError as error:  # a full disk, or somebody has removed the folder
+            logger.error("the training job %s is over (%s), which could not be kept: %s", self.name, state, error)
+        finally:
+            os.close(self._lock)
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill it, or see to it that it does not begin."""
         self._is_stopped = True
         if self._process:
             stop_training(self._process)
@@ -207,15 +224,21 @@ class _Run(threading.Thread):
         env = {**self.request.get("Environment", {}), **self._env}
         limit = self.request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds")
         with open(self.folder / LOG, "w") as log:
-            self._process = start_training(base, environment=find_environment("training"), env=env, output=log)
+            environment = find_environment("training")
+            if self._is_stopped:
+                return ""
+            self._process = start_training(base, environment=environment, env=env, output=log)
             at_exit = weakref.finalize(self, stop_training, self._process)
+            if self._is_stopped:  # meanwhile, by somebody who saw no process to kill
+                at_exit()
             try:
                 self._process.wait(limit)
             except subprocess.TimeoutExpired:
                 return f"it took longer than MaxRuntimeInSeconds ({limit} s)"
             finally:
                 at_exit()
-        shutil.rmtree(base / "input/data")
+        if self._is_stopped:
+            return ""
         if self._process.returncode:
             failure = base / "output/failure"
             said = failure.read_text(errors="replace").strip() if failure.is_file() else ""
@@ -276,7 +299,7 @@ class _Run(threading.Thread):
             return []
         log, found = (self.folder / LOG).read_text(errors="replace"), []
         for metric in self.request["AlgorithmSpecification"].get("MetricDefinitions", []):
-            values = re.findall(metric["Regex"], log)
+            values = [match.group(1) for match in re.finditer(metric["Regex"], log)]
             if values:
                 found.append({"MetricName": metric["Name"], "Value": float(values[-1]), "Timestamp": now()})
         return found
@@ -285,6 +308,13 @@ class _Run(threading.Thread):
 def make_arn(kind: str, name: str) -> str:
     """Return what SageMaker would call a job or an endpoint."""
     return f"arn:aws:sagemaker:us-west-2:123456789012:{kind}/{name}"
+
+
+def check_name(what: str, name: str, longest: int) -> str:
+    """Return a job's name; refuse what SageMaker does, and what would be no folder's name here."""
+    if len(name) > longest or not _NAME.fullmatch(name):
+        raise RefusedError(f"{what} is {name!r}; it takes letters, digits and hyphens, at most {longest}")
+    return name
 
 
 def now() -> datetime:
@@ -348,7 +378,7 @@ def _is_held(folder: Path) -> bool:
     """Return whether some process runs the job."""
     descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may look at the same time
     except OSError:
         return True
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import uuid
@@ -11,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from robostig._files import make_folder, replace_file
 from robostig.local.answers import RefusedError
-from robostig.local.jobs import TrainingJobs, make_arn, now
+from robostig.local.jobs import TrainingJobs, check_name, make_arn, now
 
 __all__ = ["TuningJobs"]
 
@@ -35,7 +36,8 @@ class TuningJobs:
 
     def create(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Start a search, and return at once; as CreateHyperParameterTuningJob."""
-        name, strategy = request["HyperParameterTuningJobName"], request["HyperParameterTuningJobConfig"]["Strategy"]
+        name = check_name("HyperParameterTuningJobName", request["HyperParameterTuningJobName"], 32)
+        strategy = request["HyperParameterTuningJobConfig"]["Strategy"]
         if strategy not in STRATEGIES:
             raise RefusedError(f"the strategy {strategy} is SageMaker's alone; here there are {', '.join(STRATEGIES)}")
         if "TrainingJobDefinition" not in request:
@@ -59,7 +61,7 @@ class TuningJobs:
         states = [trial["TrainingJobStatus"] for trial in trials]
         wanted = described["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
         failure = "" if search is None else search.failure
-        if search is not None and search.is_alive():
+        if search.is_alive() if search else "InProgress" in states:  # without: another program's
             state = "InProgress"
         elif search is not None and search.is_stopped:
             state = "Stopped"
@@ -114,6 +116,8 @@ class TuningJobs:
         tuned = {each["Name"] for ranges in _read_ranges(search).values() for each in ranges}
         summaries = []
         for trial in listed["TrainingJobSummaries"]:
+            if not trial["TrainingJobName"].startswith(f"{name}-"):
+                continue
             job = self._jobs.describe(trial)
             values = job["HyperParameters"]
             summary = {**trial, "TunedHyperParameters": {key: values[key] for key in values if key in tuned}}
@@ -142,6 +146,8 @@ class _Search(threading.Thread):
         """Run as many jobs as were asked for."""
         try:
             self._search()
+        except (RefusedError, OSError, ValueError) as error:
+            self.failure = str(error)
         except Exception as error:  # whatever it is, somebody waits to be told
             self.failure = f"{type(error).__name__}: {error}"
 
@@ -149,7 +155,8 @@ class _Search(threading.Thread):
         """Kill the job under way, and start no other."""
         self.is_stopped = True
         if self._job:
-            self._jobs.stop({"TrainingJobName": self._job})
+            with contextlib.suppress(RefusedError):  # it is over
+                self._jobs.stop({"TrainingJobName": self._job})
 
     def _search(self) -> None:
         import optuna
@@ -176,6 +183,8 @@ class _Search(threading.Thread):
             request.update(TrainingJobName=name, HyperParameters=values)
             self._jobs.create(request)
             self._job = name
+            if self.is_stopped:  # meanwhile
+                self.stop()
             self._jobs.wait(name)
             job = self._jobs.describe(request)
             metrics = {metric["MetricName"]: metric["Value"] for metric in job["FinalMetricDataList"]}

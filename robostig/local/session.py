@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Union
 
+from robostig._files import make_folder
 from robostig.local.answers import answer_calls
 from robostig.local.endpoints import Endpoints
 from robostig.local.jobs import TrainingJobs
@@ -55,7 +56,7 @@ class LocalSession(Session):
     """
 
     def __init__(self, folder: Union[str, Path] = "account") -> None:
-        folder = Path(folder).resolve()
+        folder = make_folder(Path(folder).resolve())
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it would tell of every request
         books = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         books.start()

@@ -34,6 +34,7 @@ from robostig.deployment import (  # noqa: E402
     upload,
 )
 from robostig.driving_log import read_driving_log  # noqa: E402
+from robostig.endpoint import Endpoint  # noqa: E402
 from robostig.models import get_model, get_spec  # noqa: E402
 from robostig.simulation import parse_tracks, record  # noqa: E402
 from robostig.training import read_history  # noqa: E402
@@ -173,6 +174,52 @@ def test_a_job_can_be_stopped(session, training):
         session.sagemaker_client.stop_training_job(TrainingJobName=name)
 
 
+def test_a_job_that_is_stopped_before_it_begins_does_not_begin(session, training):
+    made = estimator("nvidia", hyperparameters={"epochs": 500}, sagemaker_session=session)
+    made.fit({"training": training}, wait=False)
+    name = made.latest_training_job.name
+    session.stop_training_job(name)
+    assert session.jobs.wait(name, 60.0)
+    assert session.describe_training_job(name)["TrainingJobStatus"] == "Stopped"
+    assert not (session.jobs.folder / name / "ml/input/data").exists()
+
+
+def test_metrics_that_cannot_be_read_make_a_failed_job(session):
+    with pytest.raises(UnexpectedStatusException, match=r"Failed: .*unterminated"):
+        estimator(
+            "nvidia",
+            hyperparameters=QUICK,
+            sagemaker_session=session,
+            metric_definitions=[{"Name": "odd", "Regex": "("}],
+        ).fit({"training": session.upload_data(__file__, key_prefix="odd")}, logs=False)
+
+
+@pytest.mark.parametrize("name", ["two words", "../outside", "a/b", "-a", "a" * 64])
+def test_a_name_that_is_none_on_sagemaker_is_none_here(session, name, folder):
+    before = sorted(folder.rglob("*"))
+    made = estimator("nvidia", hyperparameters=QUICK, sagemaker_session=session)
+    with pytest.raises(ClientError, match=r"TrainingJobName is .*letters, digits and hyphens, at most 63"):
+        made.fit({"training": "s3://robostig-local/nowhere"}, job_name=name)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_jobs_of_others_are_no_hindrance(session, job, folder):
+    """A name that is like ours, on an account that several teams share, may be another framework's job."""
+    name = job.latest_training_job.name
+    other = shutil.copytree(session.jobs.folder / name, session.jobs.folder / "their-robostig-nvidia-job")
+    request = json.loads((other / "request.json").read_text())
+    request["AlgorithmSpecification"]["TrainingImage"] = "1.dkr.ecr.us-west-2.amazonaws.com/sagemaker-xgboost:1"
+    request["HyperParameters"] = {"model": "tree"}
+    try:
+        for other_name in (other.name, "robostig-nvidia-theirs"):
+            request["TrainingJobName"] = other_name
+            other = other.rename(other.with_name(other_name))
+            (other / "request.json").write_text(json.dumps(request))
+            assert attach("nvidia", sagemaker_session=session).latest_training_job.name == name
+    finally:
+        shutil.rmtree(other)
+
+
 def test_a_job_whose_program_is_gone_has_failed(session, job):
     name = job.latest_training_job.name
     gone = session.jobs.folder / "robostig-nvidia-gone"
@@ -264,6 +311,29 @@ def test_a_model_that_cannot_be_served_makes_a_failed_endpoint(session, artifact
             sagemaker_session=session,
         )
     assert "the endpoint broken" in delete("broken", sagemaker_session=session)
+
+
+def test_a_server_that_has_died_answers_with_an_error(session, artifacts, recording):
+    deploy_variants({"nvidia": artifacts["nvidia"]}, endpoint_name="short-lived", sagemaker_session=session)
+    try:
+        session.endpoints._servers["short-lived"]["nvidia"].stop()
+        endpoint = Endpoint("short-lived", session=session.boto_session)
+        with pytest.raises(OSError, match=r"endpoint short-lived failed \(ModelError\): nvidia does not answer"):
+            endpoint.ask(Path(read_driving_log(recording).pictures["center"][0]).read_bytes())
+    finally:
+        delete("short-lived", sagemaker_session=session)
+
+
+def test_data_that_is_gone_makes_a_failed_endpoint(session):
+    client, name = session.sagemaker_client, "without-data"
+    container = {"Image": "any", "ModelDataUrl": "s3://robostig-local/nowhere/model.tar.gz"}
+    client.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=session.role)
+    variant = {"VariantName": "one", "ModelName": name, "InitialInstanceCount": 1, "InstanceType": "ml.c5.large"}
+    client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    client.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    described = client.describe_endpoint(EndpointName=name)
+    assert described["EndpointStatus"] == "Failed" and "404" in described["FailureReason"]
+    assert "the endpoint without-data" in delete(name, sagemaker_session=session)
 
 
 def break_mxnet(folder: Path) -> Path:
