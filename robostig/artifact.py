@@ -40,6 +40,7 @@ from robostig.card import MARK, make_card
 from robostig.folding import fold_constants, fold_scaling, pair_columns
 from robostig.fusion import fuse_activations
 from robostig.preprocessing import InputSpec
+from robostig.quantization import quantize_dense
 
 __all__ = [
     "WEIGHTS",
@@ -61,6 +62,7 @@ FACTS, CARD = "robostig.json", "README.md"
 SYMBOL, PARAMETERS, SHAPES = "model-symbol.json", "model-0000.params", "model-shapes.json"
 FORMAT = 1
 WEIGHTS = Path(robostig.__file__).resolve().parent / "weights"  # the artifacts that come with the package
+_DTYPES = ("float32", "int8")  # what a loaded network's large dense layers may compute with
 CODE = "code"  # where SageMaker's model server looks for the script, and all that it puts on the path
 
 # What the model server imports: the script that SageMaker's SDK names, and the name that is looked for without one.
@@ -330,7 +332,9 @@ def _tell_packaged(name: Path) -> None:
     logger.info("%s: the weights that come with RoboStig, since there is no folder of that name here", name)
 
 
-def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None) -> Artifact:
+def load_artifact(
+    folder: Union[str, Path], context: Optional[mx.Context] = None, *, dtype: str = "float32"
+) -> Artifact:
     """Load a trained network.
 
     Parameters
@@ -339,14 +343,22 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
         What :func:`save_artifact` wrote, or the name of packaged weights, as in :func:`find_artifact`.
     context
         Where to compute; the CPU if None.
+    dtype
+        What large dense layers compute with: ``"float32"``, or ``"int8"``, as in
+        :func:`robostig.quantization.quantize_dense`.
 
     Raises
     ------
     FileNotFoundError
         If there is no artifact.
     ValueError
-        If it is damaged, or of a format that this version does not read.
+        If it is damaged, of a format that this version does not read, or cannot compute with that ``dtype`` there.
     """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(_DTYPES)}")
+    context = context or mx.cpu()
+    if dtype == "int8" and context.device_type != "cpu":
+        raise ValueError(f"int8 is for CPUs, and this is {context}; use float32")
     folder = find_artifact(folder)
     facts = read_facts(folder)
     _check_digests(folder, facts)
@@ -355,7 +367,7 @@ def load_artifact(folder: Union[str, Path], context: Optional[mx.Context] = None
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
             spec = InputSpec.from_dict(facts["input"])
             symbol, parameters = _read_symbol(folder / SYMBOL), mx.nd.load(str(folder / PARAMETERS))
-            net = _build(symbol, parameters, spec, context or mx.cpu())
+            net = _build(symbol, parameters, spec, context, dtype)
     except (mx.MXNetError, TypeError, json.JSONDecodeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
@@ -399,11 +411,15 @@ def load_parameters(net: mx.gluon.HybridBlock, folder: Union[str, Path]) -> None
         raise ValueError(f"the parameters in {folder} do not fit the network {net.name}: {reason}") from error
 
 
-def _build(symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context) -> mx.gluon.SymbolBlock:
+def _build(
+    symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context, dtype: str
+) -> mx.gluon.SymbolBlock:
     """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them."""
     symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
     symbol, parameters = fold_scaling(symbol, parameters)
     symbol, parameters = pair_columns(symbol, parameters, (1, 3, spec.height, spec.width))
+    if dtype == "int8":
+        symbol = quantize_dense(symbol, parameters)
     if context.device_type == "cpu":
         symbol = fuse_activations(symbol)
     net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, fields, replace
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -237,13 +237,29 @@ def apply(
     horizon = _find_row(camera.HORIZON, spec)
     memory = memory or Memory()
     batch = memory.take(len(frames), *frames[0].shape)
-    _assemble(batch, frames, max(0, int(horizon)), draw)
-    _shift(batch, draw.shift, horizon, spec, memory)
-    _light(batch, draw, spec.color_space)
-    bonnets = batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :]
-    takers = np.flatnonzero(draw.bonnet != np.arange(len(batch)))
-    bonnets[takers] = bonnets[draw.bonnet[takers]]
+    height, width = batch.shape[1:3]
+    grounds = _Grounds(draw.shift, height, width, horizon, spec, memory)
+    light = _Light(draw, height, width, spec.color_space)
+    for number, frame in enumerate(batch):
+        _assemble(frame, frames, max(0, int(horizon)), draw, number, grounds)
+        if number not in grounds.places:
+            light.change(frame, number)  # while the processor's cache holds it
+    grounds.shift_into(batch)
+    for number in grounds.places:
+        light.change(batch[number], number)
+    del grounds  # whose memory is the next to be taken
+    _exchange(batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet, memory)
     return batch, draw.steer(steering)
+
+
+def _exchange(parts: np.ndarray, givers: np.ndarray, memory: Memory) -> None:
+    """Give each frame the part that another had before."""
+    takers = np.flatnonzero(givers != np.arange(len(parts)))
+    given = memory.take(len(takers), *parts.shape[1:])
+    for part, giver in zip(given, givers[takers]):
+        part[:] = parts[giver]
+    for part, taker in zip(given, takers):
+        parts[taker] = part
 
 
 def _find_row(share: float, spec: InputSpec) -> float:
@@ -256,72 +272,131 @@ def _share_seen(spec: InputSpec) -> float:
     return 1.0 - spec.crop_top - spec.crop_bottom
 
 
-def _assemble(batch: np.ndarray, frames: Sequence[np.ndarray], sky: int, draw: Draw) -> None:
-    """Copy frames into a batch: so many rows of scenery from where the draw says, and mirrored where it says so."""
-    for number, (giver, is_mirrored) in enumerate(zip(draw.scenery, draw.flip)):
-        for rows, frame in ((slice(0, sky), frames[giver]), (slice(sky, None), frames[number])):
-            target = batch[number, rows]
-            if is_mirrored and target.size:
-                cv2.flip(frame[rows], 1, dst=target)
-            else:
-                target[:] = frame[rows]
+def _assemble(
+    target: np.ndarray, frames: Sequence[np.ndarray], sky: int, draw: Draw, number: int, grounds: _Grounds
+) -> None:
+    """Copy a frame: so many rows of scenery from where the draw says, mirrored if it says so, and its ground apart."""
+    first = grounds.first if number in grounds.places else len(target)
+    own, giver = frames[number], frames[draw.scenery[number]]
+    copies = [(giver[:sky], target[:sky]), (own[sky:first], target[sky:first])]
+    if number in grounds.places:
+        copies.append((own[first:], grounds.places[number]))
+    for rows, place in copies:
+        if draw.flip[number] and rows.size:
+            cv2.flip(rows, 1, dst=place)
+        else:
+            np.copyto(place, rows)
 
 
-def _shift(frames: np.ndarray, shifts: np.ndarray, horizon: float, spec: InputSpec, memory: Memory) -> None:
-    """Show the flat ground from further left; what is beyond the horizon stays, the edge's colours fill the gap.
+class _Grounds:
+    """The ground of those frames that are shown from further left, and how it moves.
 
-    To the bit what ``cv2.warpAffine`` makes of such a shear, which weighs four pixels for each. But here a row moves
-    sideways and no more, so that two weights, in 32nds, do for all of it; rows of the batch that share theirs are
-    blended at once.
+    It is flat; what is beyond the horizon stays, and the edge's colours fill the gap. To the bit what
+    ``cv2.warpAffine`` makes of such a shear, which weighs four pixels for each. But here a row moves sideways and no
+    more, so that two weights, in 32nds, do for all of it; rows of the batch that share theirs are blended at once.
+
+    Parameters
+    ----------
+    shifts
+        As drawn, one a frame.
+    height, width
+        Of a frame, in pixels.
+    horizon
+        The row where the ground ends, a fraction.
+    spec, memory
+        As for :func:`apply`.
+
+    Attributes
+    ----------
+    first
+        The ground's first row.
+    places
+        The number of a frame to the memory for its ground as it was, (rows, width, 3).
     """
-    height, width = frames.shape[1:3]
-    zoom = (width / camera.WIDTH) / (height / (camera.HEIGHT * _share_seen(spec)))
-    first = max(0, math.ceil(horizon))
-    numbers, rows = np.flatnonzero(shifts), np.arange(max(0, height - first))
-    if not len(numbers) or not len(rows):
-        return
-    slopes = (shifts[numbers] * camera.SIDE_SLOPE * zoom)[:, None]  # pixels a row
-    # Where a row comes from, rounded as in there: to 1024ths of a pixel, and then to 32nds.
-    places = (np.rint(-(slopes * rows + slopes * (first - horizon)) * 1024.0).astype(np.int64) + 16) >> 5
-    pixels, parts = places >> 5, (places & 31).astype(np.uint8)
-    margin = int(np.abs(pixels).max()) + 1
-    wide = memory.take(len(numbers), len(rows), margin + width + margin, 3)
-    for ground, number, lowest, highest in zip(wide, numbers, pixels.min(axis=1), pixels.max(axis=1)):
-        left, right = max(0, -lowest), max(0, highest + 1)
-        view = ground[:, margin - left : margin + width + right]
-        cv2.copyMakeBorder(frames[number, first:], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
-    # All runs of width + 1 pixels that there are in memory, of which we want one for each row.
-    runs = np.lib.stride_tricks.as_strided(wide, (wide.size - 3 * width - 2, 3 * width + 3), (1, 1))
-    starts = 3 * (np.arange(parts.size) * wide.shape[2] + margin + pixels.ravel())
-    order = np.argsort(parts, axis=None, kind="stable")
-    for group in np.split(order, np.cumsum(np.bincount(parts.ravel()))):
-        if len(group):
-            share = parts.flat[group[0]] / 32
-            pairs = runs[starts[group]]
-            # The last summand makes halves round up, as they do in fixed point.
-            blended = cv2.addWeighted(pairs[:, :-3], 1.0 - share, pairs[:, 3:], share, 1 / 64)
-            frames[numbers[group // len(rows)], first + group % len(rows)] = blended.reshape(-1, width, 3)
+
+    def __init__(
+        self, shifts: np.ndarray, height: int, width: int, horizon: float, spec: InputSpec, memory: Memory
+    ) -> None:
+        self.first = max(0, math.ceil(horizon))
+        zoom = (width / camera.WIDTH) / (height / (camera.HEIGHT * _share_seen(spec)))
+        rows = np.arange(max(0, height - self.first))
+        self._numbers = np.flatnonzero(shifts)
+        slopes = (shifts[self._numbers] * camera.SIDE_SLOPE * zoom)[:, None]  # pixels a row
+        # Where a row comes from, rounded as in there: to 1024ths of a pixel, and then to 32nds.
+        origins = (np.rint(-(slopes * rows + slopes * (self.first - horizon)) * 1024.0).astype(np.int64) + 16) >> 5
+        self._pixels, self._parts = origins >> 5, (origins & 31).astype(np.uint8)
+        self._margin = int(np.abs(self._pixels).max(initial=0)) + 1
+        self._wide = memory.take(*origins.shape, width + 2 * self._margin, 3)
+        views = self._wide[:, :, self._margin : self._margin + width]
+        self.places: Dict[int, np.ndarray] = dict(zip(self._numbers.tolist(), views))
+
+    def shift_into(self, batch: np.ndarray) -> None:
+        """Write all of it, moved, into the batch."""
+        if not self._wide.size:
+            return
+        height, width = batch.shape[1:3]
+        lefts = np.maximum(-self._pixels.min(axis=1), 0).tolist()
+        rights = np.maximum(self._pixels.max(axis=1) + 1, 0).tolist()
+        for ground, left, right in zip(self._wide, lefts, rights):
+            view = ground[:, self._margin - left : self._margin + width + right]
+            cv2.copyMakeBorder(view[:, left : left + width], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
+        order = np.argsort(self._parts, axis=None, kind="stable")
+        # All runs of width + 1 pixels that there are in memory, of which we want one for each row.
+        length = 3 * (width + 1)
+        runs = np.lib.stride_tricks.as_strided(self._wide, (self._wide.size - length + 1, length), (1, 1))
+        starts = 3 * (np.arange(order.size) * self._wide.shape[2] + self._margin + self._pixels.ravel())[order]
+        lines = batch.reshape(-1, 3 * width)
+        targets = (self._numbers[:, None] * height + np.arange(self.first, height)).ravel()[order]
+        edges = np.searchsorted(self._parts.ravel()[order], np.arange(33)).tolist()
+        for part, (low, high) in enumerate(zip(edges, edges[1:])):
+            if low < high:
+                pairs, share = runs[starts[low:high]], part / 32
+                # The last summand makes halves round up, as they do in fixed point.
+                blended = cv2.addWeighted(pairs[:, :-3], 1.0 - share, pairs[:, 3:], share, 1 / 64)
+                lines[targets[low:high]] = blended
 
 
-def _light(frames: np.ndarray, draw: Draw, color_space: str) -> None:
-    """Change the light of whole frames, and of what is in a shadow."""
-    height, width = frames.shape[1:3]
-    lit, shaded = np.flatnonzero((draw.light != 1.0) | draw.tint.any(axis=1)), np.flatnonzero(draw.shadow_light != 1.0)
-    tops, bottoms = draw.shadow_edge[shaded].T
-    edges = np.ceil(np.linspace(tops, bottoms, height, axis=1) * width).astype(np.int16)
-    columns = np.arange(width, dtype=np.int16)
-    light = draw.light[shaded] * draw.shadow_light[shaded]
-    tables = _make_light_tables(light, draw.tint[shaded], color_space)
-    shadows = []
-    for number, edge, factor, table in zip(shaded, edges, light, tables):
-        reach = edge.max()
-        if reach:
-            is_left = columns[:reach] < edge[:, None]
-            shadows.append((number, is_left.view(np.uint8), _change_light(frames[number, :, :reach], factor, table)))
-    for number, table in zip(lit, _make_light_tables(draw.light[lit], draw.tint[lit], color_space)):
-        _change_light(frames[number], draw.light[number], table, frames[number])
-    for number, is_left, shadow in shadows:
-        cv2.copyTo(shadow, is_left, frames[number, :, : shadow.shape[1]])
+class _Light:
+    """The light of each frame: of the whole, and of what is in a shadow.
+
+    Parameters
+    ----------
+    draw
+        As for :func:`apply`.
+    height, width
+        Of a frame, in pixels.
+    color_space
+        Of the frames.
+    """
+
+    def __init__(self, draw: Draw, height: int, width: int, color_space: str) -> None:
+        lit = np.flatnonzero((draw.light != 1.0) | draw.tint.any(axis=1))
+        shaded = np.flatnonzero(draw.shadow_light != 1.0)
+        shadow_light = draw.light[shaded] * draw.shadow_light[shaded]
+        tables = _make_light_tables(draw.light[lit], draw.tint[lit], color_space)
+        shadow_tables = _make_light_tables(shadow_light, draw.tint[shaded], color_space)
+        tops, bottoms = draw.shadow_edge[shaded].T
+        edges = np.linspace(tops, bottoms, height, axis=1) * width
+        self._lit = dict(zip(lit.tolist(), zip(draw.light[lit], tables)))
+        self._shaded = dict(zip(shaded.tolist(), zip(shadow_light, shadow_tables)))
+        self._edges = dict(zip(shaded.tolist(), np.ceil(edges).astype(np.int64)))
+        # Row n has n ones before its zeros; they overlap in memory.
+        step = np.repeat(np.array([1, 0], np.uint8), width)[width:]
+        self._masks = np.lib.stride_tricks.as_strided(step, (width + 1, width), (-1, 1))
+
+    def change(self, frame: np.ndarray, number: int) -> None:
+        """Change the frame that has this number in the batch."""
+        shadow = None
+        if number in self._shaded:
+            edge = self._edges[number]
+            reach = int(edge.max())
+            factor, table = self._shaded[number]
+            shadow = _change_light(frame[:, :reach], factor, table) if reach else None
+        if number in self._lit:
+            factor, table = self._lit[number]
+            _change_light(frame, factor, table, frame)
+        if shadow is not None:
+            cv2.copyTo(shadow, self._masks[edge, :reach], frame[:, :reach])
 
 
 def _change_light(

@@ -52,9 +52,9 @@ class Pilot:
         self.facts = dict(facts or {})
 
     @classmethod
-    def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None) -> Pilot:
-        """Load an artifact; raises as :func:`robostig.artifact.load_artifact`."""
-        artifact = load_artifact(folder, context)
+    def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None, dtype: str = "float32") -> Pilot:
+        """Load an artifact; takes and raises what :func:`robostig.artifact.load_artifact` does."""
+        artifact = load_artifact(folder, context, dtype=dtype)
         return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts)
 
     def steer(self, frame: np.ndarray) -> float:

@@ -401,7 +401,12 @@ def train_model(
 
 
 def evaluate_artifact(
-    artifact: Union[str, Path], folder: Places, *, rows: str = "auto", on_error: str = "raise"
+    artifact: Union[str, Path],
+    folder: Places,
+    *,
+    rows: str = "auto",
+    on_error: str = "raise",
+    dtype: str = "float32",
 ) -> Tuple[OpenLoop, str]:
     """Score an artifact on a driving log.
 
@@ -416,6 +421,8 @@ def evaluate_artifact(
         what was held out, or every row if nothing was.
     on_error
         What to do with bad rows, as in :func:`~robostig.driving_log.read_driving_log`.
+    dtype
+        What the artifact computes with, as in :func:`~robostig.artifact.load_artifact`.
 
     Returns
     -------
@@ -429,7 +436,7 @@ def evaluate_artifact(
     """
     if rows not in ("auto", "held-out", "all"):
         raise ValueError(f"rows is {rows!r}; it is auto, held-out or all")
-    pilot = Pilot.load(artifact, context=choose_contexts("auto")[0])
+    pilot = Pilot.load(artifact, context=choose_contexts("auto")[0], dtype=dtype)
     log = read_driving_log(folder, on_error=on_error)
     data = pilot.facts.get("data", {})
     numbers, which = choose_rows(log, data, pilot.facts.get("config", {}), rows)

@@ -23,6 +23,7 @@ FLOORS = (
         "fusion",
         "imagenet",
         "precision",
+        "quantization",
         "data",
         "workers",
         "channel",

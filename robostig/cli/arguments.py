@@ -16,10 +16,12 @@ __all__ = [
     "UsageError",
     "add_command",
     "add_data",
+    "add_dtype",
     "add_json",
     "add_on_error",
     "add_track",
     "check_drive",
+    "check_dtype",
     "check_usage",
     "check_words",
     "list_places",
@@ -52,6 +54,22 @@ def add_command(
     )
     command.set_defaults(run=run)
     return command
+
+
+def add_dtype(command: argparse.ArgumentParser) -> None:
+    """Add ``--dtype``, what an artifact computes with."""
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "int8"),
+        default="float32",
+        help="what the ARTIFACT's large dense layers compute with, on a CPU; default float32",
+    )
+
+
+def check_dtype(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for a --dtype of what is not computed here."""
+    if arguments.dtype != "float32" and arguments.artifact is None:
+        raise UsageError("--dtype is about what an ARTIFACT computes with; give one")
 
 
 def add_data(command: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from robostig.cli.arguments import WEIGHTS, Commands, UsageError, add_command, check_usage
+from robostig.cli.arguments import WEIGHTS, Commands, UsageError, add_command, add_dtype, check_dtype, check_usage
 
 __all__ = ["add", "run"]
 
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--set-speed", metavar="MPH", type=float, default=15.0, help="speed on a straight, up to 30; default 15"
     )
+    add_dtype(command)
     command.add_argument("--record", metavar="DIR", help="write what is driven as a log that can be trained on")
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1, 0.0.0.0 is every network"
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if (arguments.artifact is None) == (arguments.endpoint is None):
         raise UsageError("name the ARTIFACT that drives, or an --endpoint; one of the two")
+    check_dtype(arguments)
     check_usage(lambda: SpeedController(arguments.set_speed))
     if not 0 <= arguments.port <= 65535:
         raise UsageError(f"there is no port {arguments.port}; ports are 0 (any) to 65535")
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         from robostig.backend import choose_contexts
         from robostig.pilot import Pilot
 
-        pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0])
+        pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0], dtype=arguments.dtype)
         name, steer = str(pilot.facts["model"]), pilot.steer
     server = DrivingServer(steer, name=name, set_speed_mph=arguments.set_speed, record=arguments.record)
 

@@ -16,10 +16,12 @@ from robostig.cli.arguments import (
     UsageError,
     add_command,
     add_data,
+    add_dtype,
     add_json,
     add_on_error,
     add_track,
     check_drive,
+    check_dtype,
     check_usage,
     list_places,
 )
@@ -65,6 +67,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--keep", action="store_true", help="note the scores in the ARTIFACT's facts and card, beside those it has"
     )
+    add_dtype(command)
     add_on_error(command)
     add_json(command, "the scores")
 
@@ -109,6 +112,9 @@ def _check_evaluate(arguments: argparse.Namespace) -> None:
         raise UsageError("--rows is about what an ARTIFACT was trained on; give one, and --data DIR")
     if arguments.keep and arguments.artifact is None:
         raise UsageError("--keep notes the scores in an ARTIFACT; give one")
+    if arguments.keep and arguments.dtype != "float32":
+        raise UsageError("--keep notes what an ARTIFACT scores as it is; leave out one of --keep and --dtype")
+    check_dtype(arguments)
     if arguments.constant is not None and not -1.0 <= arguments.constant <= 1.0:
         raise UsageError(f"--constant is {arguments.constant:g}; a steering is between -1 and 1")
 
@@ -148,7 +154,11 @@ def _evaluate_on_data(arguments: argparse.Namespace, driver: Any, label: str) ->
 
     if arguments.artifact is not None:
         open_loop, which = evaluate_artifact(
-            arguments.artifact, arguments.data, rows=arguments.rows, on_error=arguments.on_error
+            arguments.artifact,
+            arguments.data,
+            rows=arguments.rows,
+            on_error=arguments.on_error,
+            dtype=arguments.dtype,
         )
     else:
         open_loop, which = evaluate_driver(driver, arguments.data, on_error=arguments.on_error, label=label)
@@ -194,7 +204,7 @@ def _find_driver(arguments: argparse.Namespace) -> Tuple[Any, str]:
     from robostig.backend import choose_contexts
     from robostig.pilot import Pilot
 
-    pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0])
+    pilot = Pilot.load(arguments.artifact, context=choose_contexts("auto")[0], dtype=arguments.dtype)
     return pilot, str(pilot.facts.get("model", "pilot"))
 
 
