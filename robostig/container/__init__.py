@@ -2,7 +2,7 @@
 
 ``environment`` builds a Python environment with the images' versions, once. ``train.py`` and ``serve.py`` are what runs
 in it, and in an image of your own (``container/``). ``job`` and ``server`` start them against a folder that stands for
-``/opt/ml``.
+``/opt/ml``, by ``child.py``, so that they end with the program that did.
 """
 
 from robostig.container.environment import ContainerError, Environment, NotAvailableError, find_environment

@@ -74,6 +74,10 @@ class Environment:
     description: str
     notes: Tuple[str, ...] = ()
 
+    def make_command(self, script: str) -> List[str]:
+        """Return how to run a script of this folder in it, in a session of its own, until this process ends."""
+        return [str(self.python), str(HERE / "child.py"), str(os.getpid()), str(HERE / script)]
+
     def make_variables(self, extra: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
         """Return the environment variables of a process in it: few, as in a container, and ``extra``."""
         variables = {name: os.environ[name] for name in INHERITED if name in os.environ}

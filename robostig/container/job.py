@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Mapping, Optional, Union
 
 from robostig._files import make_folder
-from robostig.container.environment import HERE, Environment, find_environment
+from robostig.container.environment import Environment, find_environment
 
 __all__ = ["run_training", "start_training", "stop_training"]
 
@@ -55,7 +55,7 @@ def start_training(
     for folder in ("model", "output/data"):
         make_folder(base_dir / folder)  # SageMaker's; a toolkit that cannot write why it failed would end with status 0
     return subprocess.Popen(
-        [str(environment.python), str(HERE / "train.py")],
+        environment.make_command("train.py"),
         cwd=base_dir,
         env=environment.make_variables({"SAGEMAKER_BASE_DIR": str(base_dir), **(env or {})}),
         stdin=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ from typing import Iterator, Mapping, Optional, Type, Union
 
 from robostig._files import make_folder
 from robostig.artifact import CODE, Artifact, add_code, find_artifact, list_files, load_artifact
-from robostig.container.environment import HERE, ContainerError, Environment, find_environment
+from robostig.container.environment import ContainerError, Environment, find_environment
 from robostig.container.job import kill_group
 
 __all__ = ["Server", "check_port", "open_model", "unpack"]
@@ -156,7 +156,7 @@ class Server:
         }
         with open(self.log, "wb") as log:
             return subprocess.Popen(
-                [str(self.environment.python), str(HERE / "serve.py")],
+                self.environment.make_command("serve.py"),
                 cwd=self.folder,
                 env=self.environment.make_variables(variables),
                 stdin=subprocess.DEVNULL,
