@@ -82,16 +82,21 @@ def fetch(model: Union[str, MXNet], folder: Union[str, Path], *, sagemaker_sessi
 
     Raises
     ------
+    FileExistsError
+        If ``folder`` holds something else.
     ValueError
         If the estimator has not trained, or there is no such archive.
     DeploymentError
         If SageMaker fails.
     """
     session = sagemaker_session or getattr(model, "sagemaker_session", None) or open_session()
-    uri = find_model_data(model, session)
+    with in_one_line(f"what was trained could not be looked up for {folder}"):
+        uri = find_model_data(model, session)
+    if not uri.startswith("s3://"):
+        raise ValueError(f"{uri!r} is no place on S3; give an estimator that has trained, or s3://.../model.tar.gz")
     client = session.boto_session.client("s3", region_name=session.boto_region_name)
     folder = Path(folder)
-    if folder.exists() and not (folder / FACTS).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / FACTS).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already, and no artifact; name another folder")
     with tempfile.TemporaryDirectory() as beside, in_one_line(f"{uri} could not be fetched"):
         unpacked = Path(beside) / "model"

@@ -117,12 +117,16 @@ def test_what_it_wrote_is_brought_here_with_its_history(job, tmp_path):
     (other / "notes.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="no artifact"):
         fetch(job, other)
+    with pytest.raises(FileExistsError, match="no artifact"):
+        fetch(job, other / "notes.txt")
     assert (other / "notes.txt").read_text() == "keep me"
 
 
 def test_a_place_without_a_model_is_an_error(session, training, tmp_path):
     with pytest.raises(ValueError, match=r"there is no s3://robostig-local/nothing/model\.tar\.gz"):
         fetch("s3://robostig-local/nothing/model.tar.gz", tmp_path / "out", sagemaker_session=session)
+    with pytest.raises(ValueError, match=r"'nvidia' is no place on S3; give an estimator"):
+        fetch("nvidia", tmp_path / "out", sagemaker_session=session)
     with pytest.raises(ValueError, match="the estimator of comma has trained nothing yet"):
         fetch(estimator("comma", sagemaker_session=session), tmp_path / "out")
     assert not list(tmp_path.iterdir())
