@@ -40,6 +40,8 @@ def test_the_extras(metadata):
         "sagemaker",
         "tune",
         "hdf5",
+        "local",
+        "notebooks",
         "onnx",
         "test",
         "bench",
