@@ -378,7 +378,12 @@ def _deploy(
                     session.endpoint_from_production_variants(endpoint, variants, wait=False)
                 logger.warning(
                     "created the endpoint %s: %d x %s, billed for as long as it exists; remove it with %s",
-                    *(endpoint, instance_count * len(variants), instance_type, _say_delete(endpoint)),
+                    *(
+                        endpoint,
+                        instance_count * len(variants),
+                        instance_type,
+                        _say_delete(endpoint, sagemaker_session),
+                    ),
                 )
             for endpoint in created if wait else ():
                 with in_one_line(f"the endpoint {endpoint} is not in service"):
@@ -386,13 +391,15 @@ def _deploy(
         except (OSError, ValueError) as error:
             raise DeploymentError(
                 f"{' '.join(str(error).split()).rstrip('.')}. What was created before that, if anything, is still "
-                f"there, and endpoints are billed; remove it with {', '.join(map(_say_delete, layout))}"
+                f"there, and endpoints are billed; remove it with "
+                f"{', '.join(_say_delete(endpoint, sagemaker_session) for endpoint in layout)}"
             ) from error
     return [sagemaker.mxnet.MXNetPredictor(endpoint, session) for endpoint in layout]
 
 
-def _say_delete(endpoint: str) -> str:
-    return f"robostig.deployment.delete({endpoint!r})"
+def _say_delete(endpoint: str, session: Optional[Any] = None) -> str:
+    """Return the call that removes an endpoint, in the session that was given for it, if one was."""
+    return f"robostig.deployment.delete({endpoint!r}{', sagemaker_session=...' if session else ''})"
 
 
 def _is_folder(model: Model) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -95,9 +96,11 @@ def fetch(model: Union[str, MXNet], folder: Union[str, Path], *, sagemaker_sessi
     if not uri.startswith("s3://"):
         raise ValueError(f"{uri!r} is no place on S3; give an estimator that has trained, or s3://.../model.tar.gz")
     client = session.boto_session.client("s3", region_name=session.boto_region_name)
-    folder = Path(folder)
+    asked, folder = Path(folder), Path(folder).resolve()
     if folder.exists() and not (folder / FACTS).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, and no artifact; name another folder")
+        raise FileExistsError(f"{asked} is there already, and no artifact; name another folder")
+    if folder.exists() and folder.samefile(os.curdir):
+        raise FileExistsError(f"{asked} is the folder that this program works in; name another one")
     with tempfile.TemporaryDirectory() as beside, in_one_line(f"{uri} could not be fetched"):
         unpacked = Path(beside) / "model"
         for name, place in (("model.tar.gz", unpacked), ("output.tar.gz", unpacked / WORKDIR)):
@@ -113,7 +116,7 @@ def fetch(model: Union[str, MXNet], folder: Union[str, Path], *, sagemaker_sessi
             shutil.rmtree(folder)
         with fill_folder(folder) as partial:
             shutil.copytree(unpacked, partial, dirs_exist_ok=True)
-    return folder
+    return asked
 
 
 def find_model_data(model: Model, session: Any) -> str:

@@ -331,6 +331,11 @@ def _check(request: Mapping[str, Any]) -> None:
     modes.add(request["AlgorithmSpecification"].get("TrainingInputMode"))
     if "Pipe" in modes:
         raise RefusedError('jobs on this machine read files: input_mode="File"')
+    image = request["AlgorithmSpecification"].get("TrainingImage", "")
+    if "mxnet-training" not in image:
+        raise RefusedError(f"jobs on this machine run what SageMaker's MXNet image holds, not {image}: no image_uri")
+    if request.get("CheckpointConfig"):
+        logger.warning("%s keeps no checkpoints: on this machine, jobs begin anew", request["TrainingJobName"])
 
 
 def _make_status(

@@ -241,6 +241,8 @@ def test_what_one_machine_cannot_do_is_refused(session, training):
         estimator("nvidia", instance_count=2, sagemaker_session=session).fit({"training": training})
     with pytest.raises(ClientError, match=r'read files: input_mode="File"'):
         estimator("nvidia", input_mode="Pipe", sagemaker_session=session).fit({"training": training})
+    with pytest.raises(ClientError, match="not example/mine:1: no image_uri"):
+        estimator("nvidia", image_uri="example/mine:1", sagemaker_session=session).fit({"training": training})
     search = tuner("nvidia", max_jobs=1, settings={"strategy": "Hyperband"}, sagemaker_session=session)
     with pytest.raises(ClientError, match="the strategy Hyperband is SageMaker's alone; here there are Bayesian, Rand"):
         search.fit({"training": training})

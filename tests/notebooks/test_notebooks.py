@@ -92,15 +92,18 @@ def test_it_is_committed_executed_and_fit_to_be_read_on_the_web(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_picture_has_a_caption(name):
+def test_each_picture_and_table_has_a_caption(name):
     cells = read(name).cells
-    figures = 0
+    figures = tables = 0
     for cell, following in zip(cells, cells[1:]):
         shown = [output.get("data", {}) for output in cell.get("outputs", [])]
         if any(PICTURES & set(data) or "<img " in data.get("text/html", "") for data in shown):
             figures += 1
             assert following.source.startswith(f"*Figure {figures}. ") and following.source.endswith("*")
-    assert figures
+        if any("<table" in data.get("text/html", "") for data in shown):
+            tables += 1
+            assert following.source.startswith(f"*Table {tables}. ") and following.source.endswith("*")
+    assert figures or tables
 
 
 @pytest.mark.parametrize("name", NAMES)
