@@ -10,24 +10,30 @@ import json
 import math
 import tempfile
 import time
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from robostig.artifact import save_artifact
 from robostig.backend import mx
+from robostig.closed_loop import evaluate_closed_loop
 from robostig.data import SteeringDataset, balance_weights, open_frames
 from robostig.driving_log import read_driving_log
 from robostig.models import get_model, get_spec
 from robostig.pilot import Pilot as SteeringPilot
 from robostig.pilot import as_network_input
+from robostig.pipeline import evaluate_artifact, read_recording, train_model
 from robostig.preprocessing import InputSpec, preprocess
+from robostig.roads import RECIPE, TEST_ROADS, TRAINING_LAPS, training_tracks
+from robostig.simulation import parse_tracks, record
 from robostig.split import split_by_time
 from robostig.training import TrainingConfig, _prepare, fit
 
-__all__ = ["Epochs", "Pilot", "TrainingStep"]
+__all__ = ["Driver", "Epochs", "Pilot", "TrainingStep"]
 
 BATCH = TrainingConfig.batch_size
+LOOK = "lake"  # of the roads that a network learns to drive on here
 Rows = Tuple[Mapping[str, Sequence[str]], np.ndarray]  # paths of pictures by camera, and steering
 
 
@@ -127,23 +133,37 @@ class Pilot:
         net = get_model(model)
         net.initialize(mx.init.Xavier())
         with tempfile.TemporaryDirectory() as folder:
-            self.pilot = SteeringPilot.load(save_artifact(folder, net, spec, {"model": model}))
+            artifact = save_artifact(folder, net, spec, {"model": model})
+            self.pilots, self.refusals = {"float32": SteeringPilot.load(artifact)}, {}
+            try:
+                self.pilots["int8"] = SteeringPilot.load(artifact, dtype="int8")
+            except ValueError as error:
+                self.refusals["int8"] = str(error)
+        self.pilot = self.pilots["float32"]
         return [parameter.data().asnumpy() for parameter in net.collect_params().values()], spec
+
+    def list_types(self) -> List[str]:
+        """Return what the network can compute with here."""
+        return list(self.pilots)
+
+    def list_refusals(self) -> Dict[str, str]:
+        """Return which types the network does not compute with here, and why."""
+        return self.refusals
 
     def steer(self, frames: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for raw frames."""
         return self.pilot.steer_many(frames)
 
-    def measure_latency(self, count: int) -> float:
+    def measure_latency(self, dtype: str, count: int) -> float:
         """Return the median milliseconds from a frame to steering, one frame after the other."""
-        frames = itertools.cycle(self.frames)
-        return 1e3 * _time(lambda: self.pilot.steer(next(frames)), count)
+        pilot, frames = self.pilots[dtype], itertools.cycle(self.frames)
+        return 1e3 * _time(lambda: pilot.steer(next(frames)), count)
 
-    def measure_throughput(self, batches: int) -> float:
+    def measure_throughput(self, dtype: str, batches: int) -> float:
         """Return the frames a second, a batch at a time."""
         started = time.perf_counter()
         for _ in range(batches):
-            self.pilot.steer_many(self.frames[:BATCH])
+            self.pilots[dtype].steer_many(self.frames[:BATCH])
         return batches * BATCH / (time.perf_counter() - started)
 
     def count_work(self) -> Tuple[int, int]:
@@ -189,6 +209,27 @@ def _time(work: Callable[[], Any], count: int) -> float:
         work()
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
+
+
+class Driver:
+    """A network that has learned to drive from the expert on the built-in track."""
+
+    def train(self, model: str, folder: str) -> int:
+        """Record the expert on roads of one look as ``robostig compare`` does, train, and return how many rows."""
+        tracks = [track for track in training_tracks() if track.name.startswith(LOOK)]
+        self.recording = record(Path(folder) / "recording", tracks, laps=TRAINING_LAPS)
+        config = TrainingConfig(model=model, device="cpu", **RECIPE)
+        recording = read_recording(self.recording, config)
+        self.artifact = train_model(config, recording, Path(folder) / "out").artifact
+        return len(recording.split.train)
+
+    def score(self, dtype: str) -> Dict[str, float]:
+        """Return the ``rmse`` on what was held out, and the scores of driving roads that were not recorded."""
+        open_loop, _ = evaluate_artifact(self.artifact, self.recording, rows="held-out", dtype=dtype)
+        pilot = SteeringPilot.load(self.artifact, dtype=dtype)
+        roads = ",".join(road for road in TEST_ROADS if road.startswith(LOOK))
+        drives = evaluate_closed_loop(pilot, parse_tracks(roads, "both"))
+        return {"rmse": open_loop.scores["rmse"], **drives.scores}
 
 
 class Epochs:

@@ -5,6 +5,10 @@ weights under ``inference_mode``, in both memory formats as it is, and through `
 is the peer, for one frame and for batches by itself. Both sides preprocess with the same function, OpenCV's
 work, and have as many threads. Before anything is timed, all must answer the same frames alike.
 
+Where the network has a dense layer that is large enough for it, ours is measured once more with ``dtype="int8"``, which
+only who asks for it gets; the peer stays as it is. What that changes of the answers is measured with a network that has
+learned to drive on the built-in track: its error on frames held out, and how it drives roads that it has never seen.
+
     python benchmarks/inference.py [--data recording] [--quick] [--json FILE]
 """
 
@@ -25,6 +29,7 @@ from robostig.driving_log import read_driving_log, read_picture
 
 BATCH = 64
 MODELS = ("nvidia", "comma")
+QUANTIZED = "comma"  # the one of them with a large dense layer
 LATENCY_GOAL, THROUGHPUT_GOAL = 1.2, 1.0
 TOLERANCE = 1e-4  # of steering
 SINGLE_FRAMES, BATCHES = 200, {"nvidia": 8, "comma": 4}  # a round: about half a second
@@ -46,11 +51,18 @@ def main() -> int:
                 name = f"{model}, {threads} thread{'s' * (threads > 1)}"
                 for form, failure in failures.items():
                     report.note(f"{name}: PyTorch {form} does not work here: {failure}")
+                for dtype, refusal in ours.call("list_refusals").items() if threads == 1 else ():
+                    report.note(f"{model}, {dtype}: {refusal}")
                 report.note(compare_answers(name, ours, peer, frames))
                 measure(report, model, name, ours, peer)
                 report.note(describe_bounds(name, ours))
     if arguments.quick:
-        report.note("torch.compile, which takes most of a minute to compile, is left out of --quick")
+        report.note("torch.compile, and what int8 changes of the answers, take minutes and are left out of --quick")
+    else:
+        with tempfile.TemporaryDirectory() as scratch, Side(
+            "gluon_side.Driver", count_usable_cpus(), {"ROBOSTIG_CACHE": scratch}
+        ) as driver:
+            report.note(compare_types(driver, QUANTIZED, scratch))
     return report.finish()
 
 
@@ -82,16 +94,41 @@ def measure(report: Report, model: str, name: str, ours: Side, peer: Side) -> No
         (f"batches of {BATCH}", "measure_throughput", BATCHES[model], "frames/s", THROUGHPUT_GOAL),
     ):
         count = count // 4 if quick else count
-        sides = {"RoboStig": partial(ours.call, method, count)}
+        dtypes = ours.call("list_types")
+        sides = {f"RoboStig, {dtype}": partial(ours.call, method, dtype, count) for dtype in dtypes}
         sides.update({f"PyTorch, {form}": partial(peer.call, method, form, count) for form in forms})
         values: Dict[str, List[float]] = measure_in_turns(sides, 3 if quick else 7, f"{name}, {what}")
-        mine, *theirs = (Figure(side, rounds, unit) for side, rounds in values.items())
+        figures = [Figure(side, rounds, unit) for side, rounds in values.items()]
+        mine, theirs = figures[: len(dtypes)], figures[len(dtypes) :]
         is_latency = unit == "ms"
         best = (min if is_latency else max)(theirs, key=lambda figure: figure.median)
-        report.add(Comparison(f"{name}, {what}", mine, best, goal, more_is_better=not is_latency))
+        for figure in mine:
+            report.add(Comparison(f"{name}, {what}", figure, best, goal, more_is_better=not is_latency))
         for other in theirs:
             if other is not best:
                 report.add(Figure(f"{name}, {what}, {other.name}", other.values, unit))
+
+
+def compare_types(driver: Side, model: str, scratch: str) -> str:
+    """Say what 8 bits change of the scores of a network that has learned to drive."""
+    rows = driver.call("train", model, scratch)
+    try:
+        exact, quantized = (driver.call("score", dtype) for dtype in ("float32", "int8"))
+    except RuntimeError as error:  # a processor that cannot
+        return f"{model}: what int8 changes of the scores was not measured: {str(error).strip().splitlines()[-1]}"
+    changes = ", ".join(
+        f"{what} {quantized[name]:{form}} in place of {exact[name]:{form}}"
+        for name, what, form in (
+            ("rmse", "its RMSE on frames held out", ".6f"),
+            ("autonomy", "its autonomy in percent", ".2f"),
+            ("interventions", "the interventions", "d"),
+            ("lateral_rmse_m", "its RMSE from the middle of the lane, in metres,", ".4f"),
+        )
+    )
+    return (
+        f"{model}, trained on {rows:,} rows of the expert's driving and let to drive {quantized['laps']:.0f} laps of "
+        f"roads that it has never seen, computes with int8 in place of float32: {changes}"
+    )
 
 
 def describe_bounds(name: str, ours: Side) -> str:
