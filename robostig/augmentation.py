@@ -341,19 +341,21 @@ class _Grounds:
             view = ground[:, self._margin - left : self._margin + width + right]
             cv2.copyMakeBorder(view[:, left : left + width], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
         order = np.argsort(self._parts, axis=None, kind="stable")
-        # All runs of width + 1 pixels that there are in memory, of which we want one for each row.
+        # All runs of width + 1 pixels that there are in memory, of which we want one for each row; and the batch's rows.
+        # Each is one element, which NumPy moves at once.
         length = 3 * (width + 1)
-        runs = np.lib.stride_tricks.as_strided(self._wide, (self._wide.size - length + 1, length), (1, 1))
+        run, line = np.dtype((np.void, length)), np.dtype((np.void, 3 * width))
+        runs = np.ndarray(self._wide.size - length + 1, run, self._wide, strides=1)
+        lines = batch.reshape(-1).view(line)
         starts = 3 * (np.arange(order.size) * self._wide.shape[2] + self._margin + self._pixels.ravel())[order]
-        lines = batch.reshape(-1, 3 * width)
         targets = (self._numbers[:, None] * height + np.arange(self.first, height)).ravel()[order]
         edges = np.searchsorted(self._parts.ravel()[order], np.arange(33)).tolist()
         for part, (low, high) in enumerate(zip(edges, edges[1:])):
             if low < high:
-                pairs, share = runs[starts[low:high]], part / 32
+                pairs, share = runs[starts[low:high]].view(np.uint8).reshape(-1, length), part / 32
                 # The last summand makes halves round up, as they do in fixed point.
                 blended = cv2.addWeighted(pairs[:, :-3], 1.0 - share, pairs[:, 3:], share, 1 / 64)
-                lines[targets[low:high]] = blended
+                lines[targets[low:high]] = blended.reshape(-1).view(line)
 
 
 class _Light:
