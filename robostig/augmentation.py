@@ -341,11 +341,11 @@ class _Grounds:
             view = ground[:, self._margin - left : self._margin + width + right]
             cv2.copyMakeBorder(view[:, left : left + width], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
         order = np.argsort(self._parts, axis=None, kind="stable")
-        # All runs of width + 1 pixels that there are in memory, of which we want one for each row, and the batch's rows:
-        # each is one element, which NumPy moves at once.
+        # All runs of width + 1 pixels in memory, of which we want one for each row, and the rows of the batch.
+        # Each is one element, which NumPy moves at once.
         length = 3 * (width + 1)
         run, line = np.dtype((np.void, length)), np.dtype((np.void, 3 * width))
-        runs = np.ndarray(self._wide.size - length + 1, run, self._wide, strides=1)
+        runs: np.ndarray = np.ndarray(self._wide.size - length + 1, run, self._wide, strides=1)
         lines = batch.reshape(-1).view(line)
         starts = 3 * (np.arange(order.size) * self._wide.shape[2] + self._margin + self._pixels.ravel())[order]
         targets = (self._numbers[:, None] * height + np.arange(self.first, height)).ravel()[order]
