@@ -56,7 +56,7 @@ EXTRAS = {
     "hdf5": HDF5,
     "test": TEST,
     "bench": ["torch==2.13.0"],  # a peer to measure against
-    "dev": ["mypy", "nbclient", "ipykernel", "ruff>=0.9", *LOCAL, *TUNE, *TEST],
+    "dev": ["ipykernel", "ipywidgets", "mypy", "nbclient", "ruff>=0.9", *LOCAL, *TUNE, *TEST],
 }
 
 setup(
