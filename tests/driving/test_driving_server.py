@@ -65,8 +65,10 @@ def test_the_simulator_is_welcomed_and_both_first_reports_are_answered(server):
         assert car.receive().startswith('0{"sid":"')
         car.send(GOOD)  # at the welcome
         assert car.receive() == "40"
-        answers = [car.await_event(), car.await_event()]
-        assert answers[0] == answers[1] and answers[0][0] == "steer"
+        (event, first), (event_again, second) = car.await_event(), car.await_event()
+        assert event == event_again == "steer"
+        # The throttle may differ: a second report that comes after the first one's answer is a frame of its own.
+        assert first["steering_angle"] == second["steering_angle"]
         for _ in range(3):  # from now on, two reports of each moment
             car.send(GOOD)
             car.send(GOOD)
