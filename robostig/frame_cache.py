@@ -48,6 +48,7 @@ _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
 _CHUNK = 128  # pictures read at once: bounds the memory of a build
 _TASK = 16  # pictures that a thread takes at once: handing over one costs a tenth of decoding it
+_SYNC_BYTES = 32 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -219,6 +220,7 @@ class CachedFrames:
     def _build(self, folder: Path, count: int, label: str) -> Path:
         started = time.perf_counter()
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
+        frame_bytes = int(np.prod(self.spec.shape))
         hashes: List[bytes] = []
         unnamed = folder / f"{uuid.uuid4().hex:0<40}.npy"  # its name follows from what is yet to be read
         with replace_file(unnamed) as file, tqdm(
@@ -234,14 +236,50 @@ class CachedFrames:
 
             items = enumerate(read_in_order(islice(self.pictures, count)))
             # Closed before the file is, whatever happens: no thread may write to what has its number then.
-            with contextlib.closing(map_in_chunks(decode_and_write, items)) as chunks:
+            with contextlib.closing(_Syncer(file.fileno())) as syncer, contextlib.closing(
+                map_in_chunks(decode_and_write, items)
+            ) as chunks:
                 for digests in chunks:
                     hashes += digests
                     bar.update(len(digests))
+                    syncer.add(len(digests) * frame_bytes)
+                syncer.check()
         path = folder / self._name(count, hashes)
         os.replace(unnamed, path)
         logger.info("decoded %s %s in %.1f s", f"{count:,}", label, time.perf_counter() - started)
         return path
+
+
+class _Syncer:
+    """Brings a file's bytes to the disk from a thread of its own while more are written, so that the end need not wait.
+
+    Parameters
+    ----------
+    descriptor
+        Of the file, open for as long as this is.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")
+        self._sync: Optional[Future[None]] = None
+        self._unsynced = 0
+
+    def add(self, written: int) -> None:
+        """Take note of so many more bytes; raises OSError if earlier ones could not be brought to the disk."""
+        self._unsynced += written
+        if self._unsynced >= _SYNC_BYTES and (self._sync is None or self._sync.done()):
+            self.check()
+            self._sync, self._unsynced = self._thread.submit(os.fsync, self._descriptor), 0
+
+    def check(self) -> None:
+        """Wait for what is under way; raises its OSError, which the system tells once, and not to a later fsync."""
+        if self._sync is not None:
+            self._sync.result()
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._thread.shutdown()
 
 
 def _write_at(descriptor: int, frame: np.ndarray, offset: int) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "LazyPictures",
     "StoredPicture",
     "decode_picture",
+    "decode_rgb",
     "digest_picture",
     "encode_jpeg",
     "encode_png",
@@ -38,6 +39,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _SIGNATURES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how a whole JPEG, or PNG, begins and ends
 _TAIL = 4096  # bytes from the end in which the ending is: some cameras add to their pictures
+_DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # since OpenCV 4.11: one pass over the pixels less
 _PNG_BLOCK = 65535  # bytes that a block of zlib's holds without compression (RFC 1951, 3.2.4)
 
 
@@ -163,13 +165,21 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
         If the bytes are cut off, or no picture.
     """
     fault = _find_fault(len(data), data[:4], data[-_TAIL:])
-    try:
-        picture = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # its header asks for more pixels than OpenCV makes
-        picture = None
+    picture = None if fault else decode_rgb(data)
     if picture is None:
         raise ValueError(f"{name}: {fault or 'is no picture that can be decoded'}; remove its row or restore the file")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+    return picture
+
+
+def decode_rgb(data: bytes) -> Optional[np.ndarray]:
+    """Return what OpenCV makes of a picture file's bytes, (H, W, 3) uint8 RGB; None if it can make nothing of them."""
+    try:
+        if _DECODES_RGB:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # its header asks for more pixels than OpenCV makes
+        return None
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
 def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:

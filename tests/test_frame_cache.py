@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -259,10 +260,21 @@ def test_a_file_that_another_process_removes_in_between_is_no_error(pictures, ca
     assert frames.mapped == 0 and "decoded as they are needed" in caplog.text
 
 
-@pytest.mark.parametrize("fault", ["folder is a file", "disk is full"])
+@pytest.mark.parametrize("fault", ["folder is a file", "disk breaks", "disk is full"])
 def test_where_nothing_can_be_kept_frames_are_decoded_with_a_warning(pictures, cache, fault, monkeypatch, caplog):
     if fault == "folder is a file":
         cache.write_text("in the way")
+    elif fault == "disk breaks":  # which the system tells to the first fsync, and to none after it
+        faults = iter([errno.EIO])
+        fsync = os.fsync
+
+        def break_once(descriptor: int) -> None:
+            for number in faults:
+                raise OSError(number, os.strerror(number))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", break_once)
+        monkeypatch.setattr(frame_cache, "_SYNC_BYTES", 1)
     else:
         monkeypatch.setattr(frame_cache, "FREE_DISK_GB", 1e9)
     with caplog.at_level(logging.WARNING):
@@ -270,6 +282,7 @@ def test_where_nothing_can_be_kept_frames_are_decoded_with_a_warning(pictures, c
     assert frames.mapped == 0
     np.testing.assert_array_equal(frames.read([2, 0]), expect(pictures)[[2, 0]])
     assert f"frames cannot be kept in {cache}" in caplog.text
+    assert cache.is_file() or not list_names(cache)
 
 
 def test_the_folder_follows_the_environment(monkeypatch, tmp_path):

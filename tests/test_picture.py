@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from robostig.backend import mx
 from robostig.picture import decode_picture, encode_jpeg, encode_png, inspect_picture, measure_png
@@ -18,6 +20,19 @@ def test_a_picture_is_rgb(kind):
     red[..., 2] = 255  # OpenCV writes BGR
     picture = decode_picture(cv2.imencode(kind, red)[1].tobytes(), "red")
     assert picture.dtype == np.uint8 and np.abs(picture.astype(int) - [255, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG RGB", "JPEG L", "JPEG CMYK", "PNG RGB", "PNG L", "PNG P", "PNG RGBA", "PNG 1"])
+def test_a_picture_of_any_kind_is_what_opencv_makes_of_it(kind, orientation):
+    form, mode = kind.split()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(data, form, exif=exif)
+    expected = cv2.imdecode(np.frombuffer(data.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decode_picture(data.getvalue(), "noise"), expected)
 
 
 @pytest.mark.parametrize(

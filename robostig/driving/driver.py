@@ -9,11 +9,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-import cv2
 import numpy as np
 
 from robostig.driving.protocol import Telemetry
 from robostig.driving.speed import SpeedController
+from robostig.picture import decode_rgb
 from robostig.preprocessing import check_picture_size
 
 __all__ = ["Command", "Driver", "Sight", "decode_jpeg", "look", "read_steering"]
@@ -105,13 +105,10 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError(f"the picture is cut off: its {len(data):,} bytes do not end as a JPEG does")
     check_picture_size(data)
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        picture = None
+    picture = decode_rgb(data)
     if picture is None:
         raise ValueError(f"the picture cannot be decoded: {len(data):,} bytes of a broken JPEG")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+    return picture
 
 
 class Driver:
