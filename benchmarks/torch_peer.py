@@ -205,7 +205,7 @@ class Pilot:
         """Return (n,) float32 steering for raw frames."""
         net, form = self.forms[name]
         if len(frames) == 1:
-            inputs = preprocess(frames[0], self.spec)[None]
+            inputs = preprocess(frames[0], self.spec, copy=False)[None]
         else:
             inputs = np.stack([preprocess(frame, self.spec) for frame in frames])
         with torch.inference_mode():

@@ -160,7 +160,7 @@ class CachedFrames:
         """Return a picture's frame and its hash; the item is its number, and its bytes if they have been read."""
         picture, data = self.pictures[item[0]], item[1]
         data = read_picture_bytes(picture) if data is None else data
-        return preprocess(decode_picture(data, picture), self.spec), _hash(picture, data)
+        return preprocess(decode_picture(data, picture), self.spec, copy=False), _hash(picture, data)
 
     def _open(self, folder: Path, count: int, budget: int, label: str) -> np.ndarray:
         try:

@@ -75,7 +75,7 @@ class Pilot:
         ValueError
             If ``frame`` is no such picture.
         """
-        return float(predict(self.net, preprocess(frame, self.spec)[None], self.context)[0])
+        return float(predict(self.net, preprocess(frame, self.spec, copy=False)[None], self.context)[0])
 
     def steer_many(self, frames: Iterable[np.ndarray]) -> np.ndarray:
         """Return (n,) float32 steering for n camera frames, which may differ in size."""

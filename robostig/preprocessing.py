@@ -114,7 +114,7 @@ class InputSpec:
         return cls(**values)
 
 
-def preprocess(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
+def preprocess(frame: np.ndarray, spec: InputSpec, *, copy: bool = True) -> np.ndarray:
     """Crop, resize and convert one camera frame into a network's input.
 
     Parameters
@@ -123,11 +123,13 @@ def preprocess(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
         (H, W, 3) uint8 RGB, of any size.
     spec
         The network's wishes.
+    copy
+        Whether the result must be an array of its own; else it may be a part of ``frame``, where that is as wished.
 
     Returns
     -------
     numpy.ndarray
-        (``spec.height``, ``spec.width``, 3) uint8, 0..255, in ``spec.color_space``; always a new array.
+        (``spec.height``, ``spec.width``, 3) uint8, 0..255, in ``spec.color_space``.
 
     Raises
     ------
@@ -137,15 +139,17 @@ def preprocess(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
     check_frame(frame)
     top, bottom = spec.choose_rows(len(frame))
     view = frame[top:bottom]
-    if view.shape[:2] == (spec.height, spec.width):
-        picture = view.copy()
-    elif cv2 is not None:
-        picture = cv2.resize(view, (spec.width, spec.height), interpolation=cv2.INTER_AREA)
-    else:
-        picture = _resize(view, spec.height, spec.width)
+    picture = view
+    if view.shape[:2] != (spec.height, spec.width):
+        if cv2 is not None:
+            picture = cv2.resize(view, (spec.width, spec.height), interpolation=cv2.INTER_AREA)
+        else:
+            picture = _resize(view, spec.height, spec.width)
     if spec.color_space == "yuv":
-        return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV) if cv2 is not None else _rgb_to_yuv(picture)
-    return picture
+        if cv2 is None:
+            return _rgb_to_yuv(picture)
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV, dst=None if picture is view else picture)
+    return picture.copy() if copy and picture is view else picture
 
 
 def move_channels_first(frames: np.ndarray) -> np.ndarray:

@@ -49,6 +49,19 @@ def test_a_red_picture_stays_red():
     assert luma == 76 and redness == 255 and blueness < 128  # blue, which BGR would make of it: 29, 107, 255
 
 
+@pytest.mark.parametrize(
+    "spec", [RGB, InputSpec(80, 320, crop_top=0.5), InputSpec(160, 320, color_space="yuv"), InputSpec(66, 200)]
+)
+def test_without_a_copy_the_answer_is_the_same_and_the_frame_is_left_alone(spec):
+    frame = make_noise(160, 320)
+    before = frame.copy()
+    answer = preprocess(frame, spec, copy=False)
+    np.testing.assert_array_equal(answer, preprocess(frame, spec))
+    np.testing.assert_array_equal(frame, before)
+    untouched = spec.color_space == "rgb" and spec.width == 320
+    assert np.shares_memory(answer, frame) == untouched
+
+
 @pytest.mark.parametrize("without_opencv", [False, True])
 @pytest.mark.parametrize("spec", [RGB, InputSpec(160, 320, color_space="yuv")])
 def test_the_answer_is_a_new_array_and_the_frame_is_left_alone(spec, without_opencv):
