@@ -17,18 +17,19 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterable, Iterator, MutableMapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
 __all__ = [
+    "count_threads",
     "count_usable_cpus",
     "hide_scikit_learn",
     "load_cuda_libraries",
     "prepare_for_mxnet",
     "restore_numpy_aliases",
     "restore_onnx_mapping",
-    "set_openmp_threads",
+    "set_openmp",
 ]
 
 logger = logging.getLogger(__name__)
@@ -47,13 +48,15 @@ CUDA_LIBRARIES = (
     "nccl/lib/libnccl.so.2",
 )
 
+_SPINS = 20_000  # about a millisecond: longer than from one frame's network to the next one's, and no more
+
 
 def prepare_for_mxnet() -> None:
     """Make MXNet importable and quick in this process; does nothing once it is imported."""
     if "mxnet" in sys.modules:
         return
     restore_numpy_aliases()
-    set_openmp_threads()
+    set_openmp()
     if has_distribution("mxnet-cu112"):
         load_cuda_libraries(find_nvidia_folders())
 
@@ -105,10 +108,11 @@ def restore_onnx_mapping(onnx: Any) -> None:
     onnx.mapping.TENSOR_TYPE_TO_NP_TYPE = {number: dtype for dtype, number in types.items()}
 
 
-def set_openmp_threads(environ: MutableMapping[str, str] | None = None) -> None:
-    """Set ``OMP_NUM_THREADS`` to the CPUs this process may use, unless the user has chosen a number.
+def set_openmp(environ: MutableMapping[str, str] | None = None) -> None:
+    """Tell OpenMP how many threads to have and how long an idle one spins, unless the user has chosen.
 
-    Left to itself, MXNet takes fewer threads than there are CPUs (``src/engine/openmp.cc``).
+    Left to itself, MXNet takes fewer threads than there are CPUs (``src/engine/openmp.cc``), and GNU's OpenMP lets them
+    spin for ten milliseconds after each piece of work, in which other threads of the process lack the CPU.
 
     Parameters
     ----------
@@ -118,6 +122,14 @@ def set_openmp_threads(environ: MutableMapping[str, str] | None = None) -> None:
     environ = os.environ if environ is None else environ
     if "OMP_NUM_THREADS" not in environ and "MXNET_OMP_MAX_THREADS" not in environ:
         environ["OMP_NUM_THREADS"] = str(count_usable_cpus())
+    if "GOMP_SPINCOUNT" not in environ and "OMP_WAIT_POLICY" not in environ:
+        environ["GOMP_SPINCOUNT"] = str(_SPINS)
+
+
+def count_threads(environ: Mapping[str, str] | None = None) -> int:
+    """Return how many threads may compute at once: ``OMP_NUM_THREADS``, or as many as there are CPUs."""
+    chosen = (os.environ if environ is None else environ).get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(chosen)) if chosen.isdecimal() else count_usable_cpus()
 
 
 def count_usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

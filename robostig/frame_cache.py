@@ -19,35 +19,29 @@ import time
 import uuid
 import weakref
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import Callable, Generator, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
 
-from robostig._compat import count_usable_cpus
 from robostig._files import replace_file
 from robostig.picture import decode_picture, digest_picture, read_in_order, read_picture_bytes
 from robostig.preprocessing import InputSpec, preprocess
+from robostig.threads import get_pool, map_in_chunks
 
-__all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder", "map_in_chunks"]
+__all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_BUDGET_GB = 20.0
 FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 # Of all that lies in the folder, only these are the cache's own.
 _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
-_CHUNK = 128  # pictures read at once: bounds the memory of a build
-_TASK = 16  # pictures that a thread takes at once: handing over one costs a tenth of decoding it
 _SYNC_BYTES = 32 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
@@ -150,7 +144,7 @@ class CachedFrames:
     def pick(self, numbers: Union[Sequence[int], np.ndarray]) -> List[np.ndarray]:
         """Return the same frames as :meth:`read`, one by one, not to be changed: those on disk without a copy."""
         wanted = np.asarray(numbers, np.int64)
-        decoded = _get_pool().map(self._decode, [number for number in wanted if number >= self.mapped])
+        decoded = get_pool().map(self._decode, [number for number in wanted if number >= self.mapped])
         return [self._mapped[number] if number < self.mapped else next(decoded) for number in wanted]
 
     def _decode(self, number: int) -> np.ndarray:
@@ -294,41 +288,6 @@ def _hash(picture: str, data: Optional[bytes] = None) -> bytes:
     """Return a hash of a picture's bytes, which are read if they are not given and no packed log knows it."""
     known: Optional[bytes] = getattr(picture, "digest", None)
     return known or digest_picture(read_picture_bytes(picture) if data is None else data)
-
-
-@lru_cache(maxsize=None)
-def _get_pool() -> ThreadPoolExecutor:
-    """Return the threads that all cameras share, one a CPU."""
-    return ThreadPoolExecutor(max_workers=count_usable_cpus(), thread_name_prefix="decode")
-
-
-# Threads do not survive a fork, as of gluon's DataLoader with worker processes.
-os.register_at_fork(after_in_child=_get_pool.cache_clear)
-
-
-def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[List[Result], None, None]:
-    """Yield results in order, a chunk at a time, while the next chunk is under way on all CPUs."""
-
-    def do(task: List[Item]) -> List[Result]:
-        return [work(item) for item in task]
-
-    pool, iterator = _get_pool(), iter(items)
-    current: List[Future[List[Result]]] = []
-    ahead: List[Future[List[Result]]] = []
-    try:
-        while True:
-            chunk = list(islice(iterator, _CHUNK))
-            current, ahead = ahead, []
-            for start in range(0, len(chunk), _TASK):
-                ahead.append(pool.submit(do, chunk[start : start + _TASK]))
-            if current:
-                yield [result for future in current for result in future.result()]
-            if not ahead:
-                return
-    finally:  # if something went wrong, nothing of it goes on in the back
-        for future in (*current, *ahead):
-            future.cancel()
-        wait((*current, *ahead))
 
 
 def _make_room(folder: Path, needed: int, budget: int) -> None:

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from robostig._files import describe_error
 from robostig.config import TrainingConfig
 from robostig.driving_log import DrivingLog, Places, read_driving_log
-from robostig.frame_cache import map_in_chunks
 from robostig.metrics import STRAIGHT
 from robostig.picture import decode_picture, digest_picture, read_in_order, read_picture_bytes
 from robostig.split import Split, split_by_time
+from robostig.threads import map_in_chunks
 
 __all__ = ["FAULTS", "BadPicture", "Inspection", "Labels", "Leg", "Pause", "Run", "inspect_recording"]
 

@@ -90,15 +90,26 @@ def test_without_control_groups_the_affinity_counts(tmp_path, monkeypatch):
     assert _compat.count_usable_cpus(tmp_path / "none") == 3
 
 
-def test_threads_are_set_only_where_the_user_has_not_chosen(monkeypatch):
+def test_openmp_is_told_only_where_the_user_has_not_chosen(monkeypatch):
     monkeypatch.setattr(_compat, "count_usable_cpus", lambda: 6)
+    spins = {"GOMP_SPINCOUNT": "20000"}
     for environ, expected in [
-        ({}, {"OMP_NUM_THREADS": "6"}),
-        ({"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1"}),
-        ({"MXNET_OMP_MAX_THREADS": "2"}, {"MXNET_OMP_MAX_THREADS": "2"}),
+        ({}, {"OMP_NUM_THREADS": "6", **spins}),
+        ({"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1", **spins}),
+        ({"MXNET_OMP_MAX_THREADS": "2"}, {"MXNET_OMP_MAX_THREADS": "2", **spins}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "6"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "6"}),
     ]:
-        _compat.set_openmp_threads(environ)
+        _compat.set_openmp(environ)
         assert environ == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(None, 6), ("", 6), ("2", 2), ("4,2", 4), ("0", 1), (" 3 ", 3), ("many", 6), ("-1", 6)]
+)
+def test_as_many_threads_as_openmp_has_may_compute(monkeypatch, chosen, expected):
+    monkeypatch.setattr(_compat, "count_usable_cpus", lambda: 6)
+    assert _compat.count_threads({} if chosen is None else {"OMP_NUM_THREADS": chosen}) == expected
 
 
 def test_nothing_changes_once_mxnet_is_imported(monkeypatch):
@@ -106,7 +117,7 @@ def test_nothing_changes_once_mxnet_is_imported(monkeypatch):
         raise AssertionError("too late to prepare")
 
     monkeypatch.setitem(sys.modules, "mxnet", types.ModuleType("mxnet"))
-    for step in ("restore_numpy_aliases", "set_openmp_threads", "load_cuda_libraries"):
+    for step in ("restore_numpy_aliases", "set_openmp", "load_cuda_libraries"):
         monkeypatch.setattr(_compat, step, fail)
     _compat.prepare_for_mxnet()
 

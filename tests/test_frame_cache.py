@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robostig import frame_cache
+from robostig import frame_cache, threads
 from robostig.driving_log import pack_driving_log, read_driving_log, read_picture
 from robostig.frame_cache import CachedFrames, default_cache_folder
 from robostig.preprocessing import InputSpec, preprocess
@@ -107,8 +107,8 @@ def test_a_disk_that_takes_a_frame_in_pieces_gets_all_of_it(pictures, cache, mon
 
 
 def test_more_frames_than_a_chunk_keep_their_order(pictures, cache, monkeypatch):
-    monkeypatch.setattr(frame_cache, "_CHUNK", 4)
-    monkeypatch.setattr(frame_cache, "_TASK", 3)
+    monkeypatch.setattr(threads, "_CHUNK", 4)
+    monkeypatch.setattr(threads, "_TASK", 3)
     np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(6)), expect(pictures))
 
 

@@ -1,0 +1,71 @@
+"""Threads that all of the process shares, for work that does not hold Python's lock, such as OpenCV's."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from itertools import islice
+from typing import Callable, Generator, Iterable, List, TypeVar
+
+from robostig._compat import count_threads
+
+__all__ = ["get_pool", "map_in_chunks"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CHUNK = 128  # items at once: bounds the memory
+_TASK = 16  # items that a thread takes at once: handing over one picture costs a tenth of decoding it
+
+
+@lru_cache(maxsize=None)
+def get_pool() -> ThreadPoolExecutor:
+    """Return the threads, one a CPU, or as many as ``OMP_NUM_THREADS`` says."""
+    return ThreadPoolExecutor(max_workers=count_threads(), thread_name_prefix="robostig")
+
+
+# Threads do not survive a fork, as of gluon's DataLoader with worker processes.
+os.register_at_fork(after_in_child=get_pool.cache_clear)
+
+
+def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[List[Result], None, None]:
+    """Yield results in order, a chunk at a time, while the next chunk is under way on all threads.
+
+    Parameters
+    ----------
+    work
+        What to do with an item. What it raises is raised here.
+    items
+        Each an object of its own: one that changes when the next is asked for would change under a thread's hands.
+
+    Yields
+    ------
+    list
+        The next results: 128, but for the last chunk.
+    """
+
+    def do(task: List[Item]) -> List[Result]:
+        return [work(item) for item in task]
+
+    iterator = iter(items)
+    current: List[Future[List[Result]]] = []
+    ahead: List[Future[List[Result]]] = []
+    try:
+        while True:
+            chunk = list(islice(iterator, _CHUNK))
+            if not current and not ahead and len(chunk) <= _TASK:  # which one thread does, and best this one
+                if chunk:
+                    yield do(chunk)
+                return
+            current, ahead = ahead, []
+            for start in range(0, len(chunk), _TASK):
+                ahead.append(get_pool().submit(do, chunk[start : start + _TASK]))
+            if current:
+                yield [result for future in current for result in future.result()]
+            if not ahead:
+                return
+    finally:  # if something went wrong, nothing of it goes on in the back
+        for future in (*current, *ahead):
+            future.cancel()
+        wait((*current, *ahead))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+
+import pytest
+
+from robostig import threads
+from robostig.threads import get_pool, map_in_chunks
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(threads, "_CHUNK", 5)
+    monkeypatch.setattr(threads, "_TASK", 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 6, 12])
+def test_results_come_in_order_and_in_chunks(count):
+    chunks = list(map_in_chunks(lambda number: number * number, range(count)))
+    assert [result for chunk in chunks for result in chunk] == [number * number for number in range(count)]
+    assert all(len(chunk) == 5 for chunk in chunks[:-1])
+
+
+def test_what_one_thread_does_alone_this_one_does():
+    assert list(map_in_chunks(lambda _: threading.get_ident(), range(2))) == [[threading.get_ident()] * 2]
+    (others,) = map_in_chunks(lambda _: threading.get_ident(), range(3))
+    assert threading.get_ident() not in others
+
+
+def test_no_more_than_two_chunks_are_asked_for_ahead_of_what_was_taken():
+    asked = []
+    with closing(map_in_chunks(lambda number: number, (asked.append(n) or n for n in range(100)))) as chunks:
+        next(chunks)
+        assert len(asked) == 10
+
+
+def test_an_error_comes_through_and_nothing_goes_on_in_the_back():
+    done = []
+
+    def work(number):
+        done.append(number)
+        return 1 // (number - 7)
+
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_chunks(work, range(1000)))
+    before = len(done)
+    assert before < 20
+    get_pool().submit(lambda: None).result()
+    assert len(done) == before
+
+
+def test_there_are_as_many_threads_as_may_compute(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    get_pool.cache_clear()
+    try:
+        assert get_pool()._max_workers == 3
+    finally:
+        get_pool.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    list(map_in_chunks(lambda number: number, range(9)))
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        result = [each for chunk in map_in_chunks(lambda number: number, range(9)) for each in chunk]
+        os._exit(0 if result == list(range(9)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
