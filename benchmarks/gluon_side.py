@@ -170,8 +170,8 @@ class Pilot:
         """Return the multiplications and additions of a frame as they are computed, and the bytes of the parameters."""
         symbol = self.pilot.net(mx.sym.var("data"))
         parameters = {name: each.data().shape for name, each in self.pilot.net.collect_params().items()}
-        internals, spec = symbol.get_internals(), self.pilot.spec
-        _, sizes, _ = internals.infer_shape(data=(1, 3, spec.height, spec.width))
+        internals, black = symbol.get_internals(), np.zeros((1, *self.pilot.spec.shape), np.uint8)
+        _, sizes, _ = internals.infer_shape(data=as_network_input(black, mx.cpu(), rows=self.pilot.rows).shape)
         outputs = dict(zip(internals.list_outputs(), sizes))
         count = 0
         nodes = json.loads(symbol.tojson())["nodes"]

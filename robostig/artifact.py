@@ -37,7 +37,7 @@ import robostig
 from robostig._files import make_folder, replace_file
 from robostig.backend import count_parameters, find_context, mx
 from robostig.card import MARK, make_card
-from robostig.folding import fold_constants, fold_scaling, pair_columns
+from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns
 from robostig.fusion import fuse_activations
 from robostig.preprocessing import InputSpec
 from robostig.quantization import quantize_dense
@@ -87,12 +87,16 @@ class Artifact:
         How to preprocess a camera frame for it.
     facts
         What ``robostig.json`` says.
+    rows
+        If not None, the network takes (N, 1, rows, 3 W): of a frame's rows so many, counted from above, and its pixels
+        as they lie in a picture.
     """
 
     folder: Path
     net: mx.gluon.SymbolBlock
     spec: InputSpec
     facts: Mapping[str, Any]
+    rows: Optional[int] = None
 
     @property
     def model(self) -> str:
@@ -333,7 +337,11 @@ def _tell_packaged(name: Path) -> None:
 
 
 def load_artifact(
-    folder: Union[str, Path], context: Optional[mx.Context] = None, *, dtype: str = "float32"
+    folder: Union[str, Path],
+    context: Optional[mx.Context] = None,
+    *,
+    dtype: str = "float32",
+    interleaved: bool = False,
 ) -> Artifact:
     """Load a trained network.
 
@@ -346,6 +354,9 @@ def load_artifact(
     dtype
         What large dense layers compute with: ``"float32"``, or ``"int8"``, as in
         :func:`robostig.quantization.quantize_dense`.
+    interleaved
+        Whether the network is to take pixels as they lie in a picture, which is sooner done on a CPU; where this
+        cannot be, :attr:`Artifact.rows` stays None. :class:`robostig.pilot.Pilot` knows how to give them.
 
     Raises
     ------
@@ -367,12 +378,12 @@ def load_artifact(
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
             spec = InputSpec.from_dict(facts["input"])
             symbol, parameters = _read_symbol(folder / SYMBOL), mx.nd.load(str(folder / PARAMETERS))
-            net = _build(symbol, parameters, spec, context, dtype)
+            net, rows = _build(symbol, parameters, spec, context, dtype, interleaved)
     except (mx.MXNetError, TypeError, json.JSONDecodeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
     net.hybridize(static_alloc=True, static_shape=True)
-    return Artifact(folder, net, spec, facts)
+    return Artifact(folder, net, spec, facts, rows)
 
 
 def _read_symbol(path: Path) -> mx.sym.Symbol:
@@ -412,19 +423,25 @@ def load_parameters(net: mx.gluon.HybridBlock, folder: Union[str, Path]) -> None
 
 
 def _build(
-    symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context, dtype: str
-) -> mx.gluon.SymbolBlock:
-    """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them."""
+    symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context, dtype: str, interleaved: bool
+) -> Tuple[mx.gluon.SymbolBlock, Optional[int]]:
+    """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them.
+
+    With it, the rows of interleaved channels that it takes, if it does.
+    """
+    shape, rows = (1, 3, spec.height, spec.width), None
     symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
     symbol, parameters = fold_scaling(symbol, parameters)
-    symbol, parameters = pair_columns(symbol, parameters, (1, 3, spec.height, spec.width))
+    symbol, parameters = pair_columns(symbol, parameters, shape)
+    if interleaved and context.device_type == "cpu":
+        symbol, parameters, rows = interleave_channels(symbol, parameters, shape)
     if dtype == "int8":
         symbol = quantize_dense(symbol, parameters)
     if context.device_type == "cpu":
         symbol = fuse_activations(symbol)
     net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
     net.collect_params().load_dict(parameters, ctx=context, cast_dtype=True, dtype_source="saved")
-    return net
+    return net, rows
 
 
 def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:

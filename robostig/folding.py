@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from robostig.backend import CHANNEL_BLOCK, mx
 
-__all__ = ["fold_constants", "fold_scaling", "pair_columns"]
+__all__ = ["fold_constants", "fold_scaling", "interleave_channels", "pair_columns"]
 
 # What a scalar operator makes of scale and offset, if its input is scale * x + offset.
 _SCALAR_OPERATORS: Dict[str, Callable[[float, float, float], Tuple[float, float]]] = {
@@ -161,14 +161,75 @@ def pair_columns(
     return _rebuild(graph, known)
 
 
+def interleave_channels(
+    symbol: Any, parameters: Mapping[str, Any], shape: Tuple[int, int, int, int]
+) -> Tuple[Any, Dict[str, Any], Optional[int]]:
+    """Let a network take pixels as they lie in a picture, in place of a plane for each channel.
+
+    A convolution of several planes is one of a single plane that has their columns in turn, with a kernel and steps
+    that are as many times as wide. Before it there may be scalar operators, and one that leaves the lowest rows out,
+    which goes: these rows need not be given.
+
+    Parameters
+    ----------
+    symbol, parameters
+        As for :func:`fold_constants`.
+    shape
+        The input's: (N, channels, height, width).
+
+    Returns
+    -------
+    tuple
+        The graph for (N, 1, rows, channels * width), its parameters, and the rows that it takes, counted from above.
+        The answers are the same to within rounding. All as it was, and None for the rows, where the network begins
+        with something else.
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, known, (_, channels, rows, _) = graph["nodes"], dict(parameters), shape
+    node, number = None, next(number for number, node in enumerate(nodes) if node["name"] == "data")
+    while _count_uses(nodes[number], graph) == 1:
+        after = next((each for each, node in enumerate(nodes) if [*node["inputs"], [None]][0][0] == number), None)
+        if after is None:
+            break
+        node = nodes[after]
+        if _is_cut(node) and _count_uses(node, graph) == 1:
+            rows = len(range(rows)[: int(node["attrs"]["end"])])
+            for user in nodes:
+                user["inputs"] = [[number, 0, 0] if each[0] == after else each for each in user["inputs"]]
+            node["inputs"] = []
+        elif node["op"] in _SCALAR_OPERATORS:
+            number = after
+        else:
+            break
+    if node is None or not _is_plain(node, graph, known, padded=True):
+        return symbol, dict(parameters), None
+    weight = nodes[node["inputs"][1][0]]["name"]
+    kernel = known[weight].asnumpy().transpose(0, 2, 3, 1)
+    down, aside = ast.literal_eval(node["attrs"]["stride"])
+    known[weight] = _set_kernel(node, kernel.reshape(len(kernel), 1, kernel.shape[1], -1), (down, channels * aside))
+    if _is_padded(node):
+        above, beside = ast.literal_eval(node["attrs"]["pad"])
+        node["attrs"]["pad"] = str((above, channels * beside))
+    return (*_rebuild(graph, known), rows)
+
+
+def _is_cut(node: Mapping[str, Any]) -> bool:
+    """Say whether a node leaves the lowest rows of pictures out, and does nothing else."""
+    attributes = node.get("attrs", {})
+    is_from_above = attributes.get("axis") == "2" and attributes.get("begin") == "0"
+    return node["op"] == "slice_axis" and is_from_above and attributes.get("end", "None") != "None"
+
+
 def _keeps_zero(node: Mapping[str, Any]) -> bool:
     """Say whether a node is an activation that maps zero to zero."""
     return node.get("attrs", {}).get("act_type") in ("elu", "gelu", "leaky", "relu", "softsign", "tanh")
 
 
-def _is_plain(node: Mapping[str, Any], graph: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Say whether a node is a convolution that may be exchanged: nothing is padded, grouped, left out or shared."""
-    if not _is_convolution(node) or _is_padded(node):
+def _is_plain(
+    node: Mapping[str, Any], graph: Mapping[str, Any], known: Mapping[str, Any], *, padded: bool = False
+) -> bool:
+    """Say whether a node is a convolution that may be exchanged: nothing is grouped, left out or shared, nor padded."""
+    if not _is_convolution(node) or (_is_padded(node) and not padded):
         return False
     attributes, parameters = node["attrs"], [graph["nodes"][number] for number, *_ in node["inputs"][1:]]
     return (

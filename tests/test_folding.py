@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from robostig.backend import mx
-from robostig.folding import fold_constants, fold_scaling, pair_columns
+from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns
+from robostig.pilot import as_network_input
 
 DATA = mx.nd.array([[1.0, 2.0], [3.0, 4.0]])
 PARAMETERS = {"weight": mx.nd.array([[1.0, -2.0]]), "bias": mx.nd.array([0.5]), "scale": mx.nd.array([[3.0]])}
@@ -237,3 +238,69 @@ def test_what_others_see_too_is_not_paired():
     both = mx.sym.broadcast_add(symbol.mean(), between.mean())
     kernels, difference = pair(both, parameters, 41)
     assert kernels == list_kernels(both) and difference == 0
+
+
+PICTURES = np.random.default_rng(4).integers(0, 256, (2, 12, 14, 3), np.uint8)
+
+
+def interleave(symbol):
+    """Return the graph for interleaved channels, its rows, and how far apart the answers are, as a share of them."""
+    generator, planes = np.random.default_rng(5), as_network_input(PICTURES, mx.cpu())
+    names, (shapes, _, _) = symbol.list_arguments(), symbol.infer_shape(data=planes.shape)
+    known = {each: mx.nd.array(generator.normal(size=size)) for each, size in zip(names, shapes) if each != "data"}
+    before = symbol.eval(ctx=mx.cpu(), data=planes, **known)[0].asnumpy()
+    changed, known, rows = interleave_channels(symbol, known, planes.shape)
+    pixels = as_network_input(PICTURES, mx.cpu(), rows=rows)
+    after = changed.eval(ctx=mx.cpu(), data=pixels, **known)[0].asnumpy()
+    return changed, rows, np.abs(after - before).max() / np.abs(before).max()
+
+
+def see_twice(combine):
+    data = mx.sym.var("data")
+    return combine(convolve(data * 2), data)
+
+
+def convolve(data, **options):
+    return mx.sym.Convolution(data, **{"num_filter": 4, "kernel": (5, 3), "stride": (2, 1), "name": "first", **options})
+
+
+def cut(data, begin=0, end=-3, axis=2):
+    return mx.sym.slice_axis(data, axis=axis, begin=begin, end=end)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "operators", "rows"),
+    [
+        (convolve(mx.sym.var("data")), ["Convolution"], 12),
+        (convolve(mx.sym.var("data") - 127.5, pad=(1, 2)), ["_minus_scalar", "Convolution"], 12),
+        (convolve(cut(mx.sym.var("data") * 2) + 1), ["_mul_scalar", "_plus_scalar", "Convolution"], 9),
+        (convolve(cut(cut(mx.sym.var("data"), end=8))), ["Convolution"], 5),
+        (mx.sym.exp(convolve(cut(mx.sym.var("data")), stride=(3, 2)) * 1e-3).mean(), None, 9),
+    ],
+)
+def test_the_first_convolution_takes_pixels_as_they_lie_in_a_picture(symbol, operators, rows):
+    changed, taken, difference = interleave(symbol)
+    assert taken == rows and difference < 1e-5
+    assert operators is None or list_operators(changed) == operators
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        mx.sym.exp(mx.sym.var("data") / 255),
+        mx.sym.var("data") * 2,
+        convolve(mx.sym.exp(mx.sym.var("data") / 255)),
+        convolve(cut(mx.sym.var("data"), begin=1)),
+        convolve(cut(mx.sym.var("data"), axis=3)),
+        convolve(cut(mx.sym.var("data"), end=None)),
+        convolve(mx.sym.var("data"), num_group=3, num_filter=6),
+        convolve(mx.sym.var("data"), dilate=(2, 2)),
+        convolve(mx.sym.var("data"), no_bias=True),
+        see_twice(lambda convolved, data: mx.sym.broadcast_add(convolved.mean(), data.mean())),
+        see_twice(lambda convolved, data: mx.sym.Group([convolved, data])),
+        (lambda seen: mx.sym.Group([convolve(seen), seen]))(cut(mx.sym.var("data"))),
+    ],
+)
+def test_what_begins_otherwise_still_takes_planes(symbol):
+    changed, rows, difference = interleave(symbol)
+    assert changed is symbol and rows is None and difference == 0

@@ -11,7 +11,7 @@ import pytest
 from conftest import draw_road
 
 from robostig import preprocessing
-from robostig.artifact import save_artifact
+from robostig.artifact import load_artifact, save_artifact
 from robostig.backend import mx
 from robostig.data import SteeringDataset, open_frames
 from robostig.driving_log import DrivingLog, read_driving_log, read_picture
@@ -57,6 +57,31 @@ def test_many_frames_are_answered_as_one_by_one(pilot):
     assert answers.shape == (3,) and answers.dtype == np.float32
     np.testing.assert_allclose(answers, [pilot.steer(frame) for frame in frames], atol=1e-6)
     assert np.ptp(answers) > 1e-3
+
+
+def test_many_frames_may_differ_in_size_and_more_than_go_through_at_once(pilot):
+    frames = [draw_road(angle, height=40 + number, width=100) for number, angle in enumerate(np.linspace(-1, 1, 150))]
+    answers = pilot.steer_many(iter(frames))
+    np.testing.assert_allclose(answers, [pilot.steer(frame) for frame in frames], atol=1e-6)
+
+
+def test_no_frames_get_no_answers(pilot):
+    assert pilot.steer_many([]).shape == (0,)
+
+
+def test_a_frame_among_many_that_is_none_is_refused(pilot):
+    with pytest.raises(ValueError, match="uint8"):
+        pilot.steer_many([draw_road(0.0), draw_road(0.0).astype(np.float32)])
+
+
+@pytest.mark.parametrize(("model", "rows"), [("nvidia", 61), ("comma", 160)])
+def test_the_paper_s_networks_take_pixels_as_they_lie_and_others_planes_when_loaded(model, rows, tmp_path):
+    net, spec = initialize(get_model(model)), get_spec(model).input
+    assert Pilot.load(save_artifact(tmp_path, net, spec, {"model": model})).rows == rows
+    assert load_artifact(tmp_path).rows is None
+    one_plane_each = nn.HybridSequential(prefix="grouped_")
+    one_plane_each.add(nn.Conv2D(3, 3, groups=3), nn.Dense(1))
+    assert Pilot.load(save_artifact(tmp_path, initialize(one_plane_each), SPEC, {"model": "grouped"})).rows is None
 
 
 def test_a_network_that_wants_more_than_the_wheel_gives_gets_full_lock():
