@@ -273,6 +273,8 @@ def _is_padded(node: Mapping[str, Any]) -> bool:
 def _rebuild(graph: Dict[str, Any], known: Mapping[str, Any]) -> Tuple[Any, Dict[str, Any]]:
     """Return a changed graph as a symbol, and those of the known parameters that it still uses."""
     graph["arg_nodes"] = [number for number, node in enumerate(graph["nodes"]) if node["op"] == "null"]
+    for number in graph["arg_nodes"]:
+        graph["nodes"][number].get("attrs", {}).pop("__shape__", None)  # as it was declared, and may no longer be
     symbol = mx.sym.load_json(json.dumps(graph))
     used = symbol.list_inputs()
     return symbol, {name: value for name, value in known.items() if name in used}

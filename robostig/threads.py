@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Callable, Generator, Iterable, List, TypeVar
 
 from robostig._compat import count_threads
@@ -44,27 +44,24 @@ def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Gene
     list
         The next results: 128, but for the last chunk.
     """
+    iterator = iter(items)
+    chunks = iter(lambda: list(islice(iterator, _CHUNK)), [])
+    first = next(chunks, [])
+    if count_threads() == 1 or len(first) <= _TASK:  # what one thread does, this one does best
+        yield from ([work(item) for item in chunk] for chunk in chain([first], chunks) if chunk)
+        return
 
     def do(task: List[Item]) -> List[Result]:
         return [work(item) for item in task]
 
-    iterator = iter(items)
-    current: List[Future[List[Result]]] = []
-    ahead: List[Future[List[Result]]] = []
+    def submit(chunk: List[Item]) -> List[Future[List[Result]]]:
+        return [get_pool().submit(do, chunk[start : start + _TASK]) for start in range(0, len(chunk), _TASK)]
+
+    current, ahead = [], submit(first)
     try:
-        while True:
-            chunk = list(islice(iterator, _CHUNK))
-            if not current and not ahead and len(chunk) <= _TASK:  # which one thread does, and best this one
-                if chunk:
-                    yield do(chunk)
-                return
-            current, ahead = ahead, []
-            for start in range(0, len(chunk), _TASK):
-                ahead.append(get_pool().submit(do, chunk[start : start + _TASK]))
-            if current:
-                yield [result for future in current for result in future.result()]
-            if not ahead:
-                return
+        while ahead:
+            current, ahead = ahead, submit(next(chunks, []))
+            yield [result for future in current for result in future.result()]
     finally:  # if something went wrong, nothing of it goes on in the back
         for future in (*current, *ahead):
             future.cancel()

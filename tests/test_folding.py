@@ -251,6 +251,7 @@ def interleave(symbol):
     before = symbol.eval(ctx=mx.cpu(), data=planes, **known)[0].asnumpy()
     changed, known, rows = interleave_channels(symbol, known, planes.shape)
     pixels = as_network_input(PICTURES, mx.cpu(), rows=rows)
+    assert changed.infer_shape(data=pixels.shape)[1] is not None
     after = changed.eval(ctx=mx.cpu(), data=pixels, **known)[0].asnumpy()
     return changed, rows, np.abs(after - before).max() / np.abs(before).max()
 
@@ -275,6 +276,7 @@ def cut(data, begin=0, end=-3, axis=2):
         (convolve(mx.sym.var("data") - 127.5, pad=(1, 2)), ["_minus_scalar", "Convolution"], 12),
         (convolve(cut(mx.sym.var("data") * 2) + 1), ["_mul_scalar", "_plus_scalar", "Convolution"], 9),
         (convolve(cut(cut(mx.sym.var("data"), end=8))), ["Convolution"], 5),
+        (convolve(mx.sym.var("data"), weight=mx.sym.var("weight", shape=(4, 3, 5, 3))), ["Convolution"], 12),
         (mx.sym.exp(convolve(cut(mx.sym.var("data")), stride=(3, 2)) * 1e-3).mean(), None, 9),
     ],
 )

@@ -6,14 +6,18 @@ from contextlib import closing
 
 import pytest
 
-from robostig import threads
+from robostig import _compat, threads
 from robostig.threads import get_pool, map_in_chunks
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
+def two_threads_and_small_chunks(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    get_pool.cache_clear()
     monkeypatch.setattr(threads, "_CHUNK", 5)
     monkeypatch.setattr(threads, "_TASK", 2)
+    yield
+    get_pool.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 6, 12])
@@ -23,10 +27,14 @@ def test_results_come_in_order_and_in_chunks(count):
     assert all(len(chunk) == 5 for chunk in chunks[:-1])
 
 
-def test_what_one_thread_does_alone_this_one_does():
+def test_what_one_thread_does_alone_this_one_does(monkeypatch):
     assert list(map_in_chunks(lambda _: threading.get_ident(), range(2))) == [[threading.get_ident()] * 2]
     (others,) = map_in_chunks(lambda _: threading.get_ident(), range(3))
     assert threading.get_ident() not in others
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert list(map_in_chunks(lambda _: threading.get_ident(), range(7))) == [
+        [threading.get_ident()] * n for n in (5, 2)
+    ]
 
 
 def test_no_more_than_two_chunks_are_asked_for_ahead_of_what_was_taken():
@@ -52,12 +60,11 @@ def test_an_error_comes_through_and_nothing_goes_on_in_the_back():
 
 
 def test_there_are_as_many_threads_as_may_compute(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert get_pool()._max_workers == 2
     get_pool.cache_clear()
-    try:
-        assert get_pool()._max_workers == 3
-    finally:
-        get_pool.cache_clear()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(_compat, "count_usable_cpus", lambda: 3)
+    assert get_pool()._max_workers == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
