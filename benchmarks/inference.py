@@ -1,9 +1,11 @@
 """From a raw camera frame to steering, preprocessing included, against PyTorch: one frame, and a batch of them.
 
 Ours is ``robostig.pilot.Pilot`` with an artifact that was saved and loaded. PyTorch has the same network with the same
-weights under ``inference_mode``, in both memory formats as it is, and through ``torch.compile`` if that works; the best
-is the peer, for one frame and for batches by itself. Both sides preprocess with the same function, OpenCV's
-work, and have as many threads. Before anything is timed, all must answer the same frames alike.
+weights under ``inference_mode``, in both memory formats as it is, and through ``torch.compile`` if that works; the
+best is the peer, for one frame and for batches by itself. Both sides preprocess with the same function, OpenCV's work,
+and have as many threads; of a batch, ours preprocesses several frames at once with them, as its library does, and the
+peer one after the other, as its usual loop does. On one thread there is no such difference. Before anything is timed,
+all must answer the same frames alike.
 
 Where the network has a dense layer that is large enough for it, ours is measured once more with ``dtype="int8"``, which
 only who asks for it gets; the peer stays as it is. What that changes of the answers is measured with a network that has
@@ -136,7 +138,7 @@ def describe_bounds(name: str, ours: Side) -> str:
     (operations, size), able = ours.call("count_work"), ours.call("measure_ceilings", 20)
     computing, reading = 1e3 * operations / able["flops"], 1e3 * size / able["bytes_per_s"]
     return (
-        f"{name}: of a frame's time, preprocessing takes {able['preprocessing_ms']:.2f} ms on both sides. What our "
+        f"{name}: to preprocess a frame takes {able['preprocessing_ms']:.2f} ms of one thread, on both sides. What our "
         f"network computes then, {operations / 1e6:.0f} million operations as oneDNN does them, takes {computing:.2f} "
         f"ms at the rate of a large matrix product ({able['flops'] / 1e9:.0f} GFLOP/s), and to read its "
         f"{size / 1e6:.1f} MB of parameters, which one frame alone cannot do without, {reading:.2f} ms at "
