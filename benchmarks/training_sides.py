@@ -11,11 +11,13 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 
-from robostig.backend import mx
+from robostig.backend import count_parameters, mx
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset, open_frames
 from robostig.driving_log import read_driving_log
+from robostig.factors import factor_largest_dense
 from robostig.models import get_model, get_spec
+from robostig.pilot import as_network_input
 from robostig.pipeline import read_recording
 from robostig.training import EpochRecord, fit
 from robostig.workers import join_workers
@@ -66,7 +68,7 @@ class Host:
         self._training: Optional[threading.Thread] = None
 
     def prepare(self, core: int, folder: str, model: str, options: Dict[str, Any]) -> int:
-        """Get ready to train a model without dropout; return the number of its parameters.
+        """Get ready to train a model without dropout; return how many numbers hosts exchange for a step.
 
         Parameters
         ----------
@@ -87,9 +89,17 @@ class Host:
         net = get_model(model)
         net.apply(_remove_dropout)
         config = TrainingConfig(model=model, device="cpu", schedule="constant", patience=0, **options)
+        count = self._count_exchanged(get_model(model), frames["center"].read([0]), config.batch_size)
         self._epochs = config.epochs
         self._training = threading.Thread(target=self._train, args=(net, train, validation, config), daemon=True)
-        return get_spec(model).parameters
+        return count
+
+    @staticmethod
+    def _count_exchanged(net: Any, frame: np.ndarray, batch_size: int) -> int:
+        net.initialize()
+        net(as_network_input(frame, mx.cpu()))
+        factored, count = factor_largest_dense(net, [mx.cpu()], batch_size), count_parameters(net)
+        return count if factored is None else count - factored.weight.data().size + factored.rows[0].size
 
     def train_epoch(self) -> Tuple[float, float]:
         """Return images a second, of the whole group, and the training's RMSE."""

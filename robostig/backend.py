@@ -20,7 +20,16 @@ import numpy as np
 
 from robostig import _compat
 
-__all__ = ["CHANNEL_BLOCK", "Gpu", "choose_contexts", "count_parameters", "find_context", "list_gpus", "mx"]
+__all__ = [
+    "CHANNEL_BLOCK",
+    "Gpu",
+    "choose_contexts",
+    "count_parameters",
+    "find_context",
+    "list_gpus",
+    "mx",
+    "view_memory",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -269,3 +278,16 @@ def count_parameters(net: Any) -> int:
 def find_context(net: Any) -> Any:
     """Return the device that a block's parameters are on; the first, if they are on several."""
     return next(iter(net.collect_params().values())).list_ctx()[0]
+
+
+def view_memory(array: Any) -> np.ndarray:
+    """Return the memory of an NDArray on a CPU as (1, size) of its type, for what NumPy and OpenCV do sooner.
+
+    It is for use at once, when nothing that reads or writes the array is under way: what MXNet does next may put its
+    values elsewhere.
+    """
+    address = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    dtype = np.dtype(array.dtype)
+    memory = (ctypes.c_char * (array.size * dtype.itemsize)).from_address(address.value or 0)
+    return np.frombuffer(memory, dtype).reshape(1, -1)

@@ -18,14 +18,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from robostig._files import make_folder, replace_file
 from robostig.augmentation import Augmentation
-from robostig.backend import choose_contexts, mx
+from robostig.backend import choose_contexts, mx, view_memory
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
+from robostig.factors import factor_largest_dense
 from robostig.freezing import Backbone
 from robostig.pilot import as_network_input, predict
 from robostig.precision import scale_losses, set_precision, watch_overflow
@@ -313,6 +315,13 @@ class _Run:
             self.parameters, config.optimizer, options, kvstore=kvstore, update_on_kvstore=False
         )
         watch_overflow(self.trainer)
+        self.factored = None
+        if workers.count > 1 and config.hybridize and config.dtype == "float32" and backbone is None:
+            self.factored = factor_largest_dense(net, contexts, config.batch_size)
+        if self.factored is not None:
+            for part in (self.factored.below, self.factored.above):
+                _compile(part, config)
+            kvstore.factor(self.trainer._params.index(self.factored.weight), self.factored)
         self.loss = mx.gluon.loss.L2Loss()
         self.history: List[EpochRecord] = []
         self.best: Dict[str, np.ndarray] = {}
@@ -392,17 +401,29 @@ class _Run:
             frames = as_network_input(batch.frames[start:stop], context)
             steering = mx.nd.array(batch.steering[start:stop], ctx=context)
             with mx.autograd.record():
-                losses.append(self.loss(self.net(frames), steering).sum())
+                losses.append(self.loss((self.factored or self.net)(frames), steering).sum())
         mx.autograd.backward(scale_losses(losses, self.trainer))
+        if self.factored is not None:
+            first, _ = self.workers.share(self.config.batch_size)
+            for context, start in zip(self.contexts, cuts):
+                self.factored.collect(context, first + int(start))
         self.trainer.step(self.loader.batch_size)
         self.steps += 1
         # Early on, the average follows quickly: the first parameters are not worth remembering.
-        share = 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0))
-        for name, parameter in self._list_moving():
-            # (1 - share) * average + share * parameter: SGD's one pass over the memory, with a weight decay of -1.
-            average = self.average[name]
-            mx.nd.sgd_update(average, parameter.data(self.contexts[0]), lr=-share, wd=-1.0, out=average)
+        self.workers.wait(self._move_average, 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0)))
         return losses
+
+    def _move_average(self, share: float) -> None:
+        """Move the running average towards the parameters: (1 - share) * average + share * parameter."""
+        is_cpu = self.contexts[0].device_type == "cpu"
+        if is_cpu:
+            mx.nd.waitall()
+        for name, parameter in self._list_moving():
+            average, value = self.average[name], parameter.data(self.contexts[0])
+            if is_cpu:  # three to eight times as quick as what MXNet has
+                cv2.accumulateWeighted(view_memory(value), view_memory(average), share)
+            else:  # SGD's one pass over the memory, with a weight decay of -1
+                mx.nd.sgd_update(average, value, lr=-share, wd=-1.0, out=average)
 
     def _learning_rate(self, epoch: float) -> float:
         """Return the learning rate at a point in time, in epochs from 0."""

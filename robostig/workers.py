@@ -342,7 +342,8 @@ def _greet(hosts: Sequence[str], rank: int) -> Dict[str, Any]:
 class _GradientSum(mx.kv.KVStoreBase):
     """What a ``Trainer`` needs of the parameter server, which is the sum of gradients.
 
-    Small gradients travel together: a message takes its time, however small it is.
+    Small gradients travel together: a message takes its time, however small it is. In place of a large one, its factors
+    may travel (:mod:`robostig.factors`).
 
     Parameters
     ----------
@@ -358,8 +359,10 @@ class _GradientSum(mx.kv.KVStoreBase):
     def __init__(self, find_server: Callable[[], Any], first_key: int, count: Callable[[], int]) -> None:
         self._find_server, self._first_key, self._count = find_server, first_key, count
         self._seen = 0
+        self._factored: Dict[int, Any] = {}
         self._small: List[Sequence[mx.nd.NDArray]] = []
-        self._places: Dict[int, int] = {}  # for how many small numbers: the key
+        # Where small ones begin and end: the key, each device's row of all of them, and its pieces.
+        self._joined: Dict[Tuple[int, ...], Tuple[int, List[mx.nd.NDArray], List[List[mx.nd.NDArray]]]] = {}
 
     @property
     def type(self) -> str:
@@ -371,9 +374,23 @@ class _GradientSum(mx.kv.KVStoreBase):
         """Say that optimizers stay with the workers."""
         return False
 
+    def factor(self, key: int, factored: Any) -> None:
+        """Sum, in place of a parameter's gradients, the factors that they follow from.
+
+        Parameters
+        ----------
+        key
+            The parameter's position in the trainer.
+        factored
+            A :class:`robostig.factors.FactoredDense`.
+        """
+        self._factored[key] = factored
+
     def broadcast(self, key: int, value: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Make place for a parameter's gradients, if it is large; its value is the same everywhere."""
-        if not _is_small(value):
+        if key in self._factored:
+            self._make_place(self._first_key + key, self._factored[key].rows[0])
+        elif not _is_small(value):
             self._make_place(self._first_key + key, value)
 
     def pushpull(self, key: int, value: Sequence[mx.nd.NDArray], out: Any = None, priority: int = 0) -> None:
@@ -382,7 +399,10 @@ class _GradientSum(mx.kv.KVStoreBase):
         It happens with the step's last parameter at the latest.
         """
         self._seen += 1
-        if _is_small(value[0]):
+        if key in self._factored:
+            self._find_server().pushpull(self._first_key + key, self._factored[key].rows, priority=priority)
+            self._factored[key].write_gradient()
+        elif _is_small(value[0]):
             self._small.append(value)
         else:
             self._find_server().pushpull(self._first_key + key, value, priority=priority)
@@ -393,16 +413,20 @@ class _GradientSum(mx.kv.KVStoreBase):
 
     def _sum_small(self) -> None:
         devices = [[array.reshape(-1) for array in arrays] for arrays in zip(*self._small)]  # the same memory
-        joined = [mx.nd.concat(*arrays, dim=0) for arrays in devices]
-        size = joined[0].size
-        if size not in self._places:
-            self._places[size] = self._first_key - 1 - len(self._places)
-            self._make_place(self._places[size], joined[0])
-        self._find_server().pushpull(self._places[size], joined)
-        starts = np.cumsum([0, *(array.size for array in devices[0][:-1])]).tolist()
-        for sums, arrays in zip(joined, devices):
-            # What mx.nd.split_v2 calls, which cannot write to where the gradients are.
-            mx.nd._internal._split_v2(sums, indices=starts, axis=0, squeeze_axis=False, out=arrays)
+        cuts = (0, *np.cumsum([array.size for array in devices[0]]).tolist())
+        if cuts not in self._joined:
+            rows = [mx.nd.zeros(cuts[-1], ctx=arrays[0].context) for arrays in devices]
+            pieces = [[row[start:stop] for start, stop in zip(cuts, cuts[1:])] for row in rows]
+            self._joined[cuts] = self._first_key - 1 - len(self._joined), rows, pieces
+            self._make_place(self._joined[cuts][0], rows[0])
+        key, rows, pieces = self._joined[cuts]
+        # Piece by piece: in a seventh of the time that MXNet's operators take to join arrays and to split one.
+        pairs = [pair for arrays, parts in zip(devices, pieces) for pair in zip(arrays, parts)]
+        for array, piece in pairs:
+            array.copyto(piece)
+        self._find_server().pushpull(key, rows)
+        for array, piece in pairs:
+            piece.copyto(array)
 
     def _make_place(self, key: int, value: mx.nd.NDArray) -> None:
         # Sending the value would fail: MXNet 1.9 loses arrays that oneDNN has laid out for inference.

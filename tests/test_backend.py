@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from robostig import backend
-from robostig.backend import Gpu, choose_contexts, mx
+from robostig.backend import Gpu, choose_contexts, mx, view_memory
 
 T4 = Gpu("Tesla T4", (7, 5))
 L4 = Gpu("NVIDIA L4", (8, 9))
@@ -228,3 +229,20 @@ def test_one_line_is_hidden_and_all_others_are_written(capfd):
         os.write(2, b"first\nsome noise here\nlast")
         raise KeyError
     assert capfd.readouterr().err == "first\nlast"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_the_memory_of_an_array_is_read_and_written_in_place(dtype):
+    array = mx.nd.array([[1, 2, 3], [4, 5, 6]], dtype=dtype)
+    memory = view_memory(array)
+    assert memory.shape == (1, 6) and memory.dtype == np.dtype(dtype) and memory.tolist() == [[1, 2, 3, 4, 5, 6]]
+    memory += 10
+    assert array.asnumpy().tolist() == [[11, 12, 13], [14, 15, 16]]
+
+
+def test_the_memory_of_what_onednn_has_laid_out_is_in_order():
+    net = mx.gluon.nn.Conv2D(32, 5, in_channels=16)
+    net.initialize()
+    expected = net.weight.data().asnumpy()
+    net(mx.nd.zeros((1, 16, 9, 9)))  # for inference, weights are laid out anew
+    assert np.array_equal(view_memory(net.weight.data()), expected.reshape(1, -1))

@@ -18,6 +18,7 @@ FLOORS = (
     ("backend", "card", "split", "frame_cache", "augmentation", "figures", "overlay", "simulation", "animation"),
     (
         "convolution",
+        "factors",
         "folding",
         "freezing",
         "fusion",

@@ -393,6 +393,27 @@ def test_a_frozen_backbone_keeps_every_bit_until_it_is_thawed(sets, hybridize):
     assert requests == ["write"] * 4 + ["null"] * 2
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+def test_what_is_kept_is_the_running_average_of_the_parameters(sets, monkeypatch, device):
+    net, steps, update = make_net(), [], mx.gluon.Trainer.step
+    net.initialize()
+    net(mx.nd.zeros((1, 3, 12, 24)))
+    expected = read_parameters(net)
+
+    def step(trainer, batch_size):
+        update(trainer, batch_size)
+        steps.append(read_parameters(net))
+
+    monkeypatch.setattr(mx.gluon.Trainer, "step", step)
+    fit(net, *sets, replace(CONFIG, epochs=1, averaging=0.15, device=device))
+    assert len(steps) == 3
+    for number, parameters in enumerate(steps, 1):
+        share = 1.0 - min(0.15, number / (number + 9.0))  # at first it follows more quickly
+        expected = {name: (1 - share) * expected[name] + share * value for name, value in parameters.items()}
+    for name, value in read_parameters(net).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("freeze_epochs", [3, 100])
 def test_what_is_frozen_throughout_is_kept_to_the_bit_and_thawed_in_the_end(sets, freeze_epochs):
     net = Backboned()
