@@ -11,7 +11,7 @@ import numpy as np
 
 from robostig.artifact import load_artifact
 from robostig.backend import find_context, mx
-from robostig.preprocessing import InputSpec, move_channels_first, preprocess
+from robostig.preprocessing import InputSpec, PixelLayout, move_channels_first, preprocess
 from robostig.threads import map_in_chunks
 
 __all__ = ["Pilot", "as_network_input", "predict"]
@@ -32,9 +32,8 @@ class Pilot:
         Where the network computes; where its parameters are if None.
     facts
         What is known of the model, if anything.
-    rows
-        How many rows of interleaved channels the network takes, as :class:`robostig.artifact.Artifact` says; planes
-        if None.
+    layout
+        How the network takes pixels, if it takes them as they lie in a picture; planes if None.
 
     Examples
     --------
@@ -50,19 +49,19 @@ class Pilot:
         *,
         context: Optional[mx.Context] = None,
         facts: Optional[Mapping[str, Any]] = None,
-        rows: Optional[int] = None,
+        layout: Optional[PixelLayout] = None,
     ) -> None:
         self.net = net
         self.spec = spec
         self.context = context or find_context(net)
         self.facts = dict(facts or {})
-        self.rows = rows
+        self.layout = layout
 
     @classmethod
     def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None, dtype: str = "float32") -> Pilot:
         """Load an artifact; takes and raises what :func:`robostig.artifact.load_artifact` does."""
         artifact = load_artifact(folder, context, dtype=dtype, interleaved=True)
-        return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts, rows=artifact.rows)
+        return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts, layout=artifact.layout)
 
     def steer(self, frame: np.ndarray) -> float:
         """Return the steering for one camera frame.
@@ -94,11 +93,15 @@ class Pilot:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
         parts = [inputs[cut : cut + FRAMES_AT_ONCE] for cut in range(0, len(inputs), FRAMES_AT_ONCE)]
-        return np.concatenate([predict(self.net, part, self.context, rows=self.rows) for part in parts])
+        return np.concatenate([predict(self.net, part, self.context, layout=self.layout) for part in parts])
 
 
 def predict(
-    net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None, *, rows: Optional[int] = None
+    net: mx.gluon.Block,
+    inputs: np.ndarray,
+    context: Optional[mx.Context] = None,
+    *,
+    layout: Optional[PixelLayout] = None,
 ) -> np.ndarray:
     """Run a network on preprocessed frames; training's validation, the pilot and serving all answer with this.
 
@@ -110,34 +113,29 @@ def predict(
         (n, height, width, 3) uint8 in the network's colour space.
     context
         Where it computes; where its parameters are if None.
-    rows
-        How many rows of interleaved channels it takes; planes if None.
+    layout
+        As for :class:`Pilot`.
 
     Returns
     -------
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    steering = net(as_network_input(inputs, context or find_context(net), rows=rows))
+    steering = net(as_network_input(inputs, context or find_context(net), layout=layout))
     if steering.dtype != np.float32:  # in mixed precision; NumPy has no bfloat16
         steering = mx.nd.amp_cast(steering, dtype="float32")
     return np.clip(steering.asnumpy().reshape(-1), -1.0, 1.0)
 
 
-def as_network_input(frames: np.ndarray, context: mx.Context, *, rows: Optional[int] = None) -> mx.nd.NDArray:
+def as_network_input(frames: np.ndarray, context: mx.Context, *, layout: Optional[PixelLayout] = None) -> mx.nd.NDArray:
     """Move (n, H, W, 3) uint8 frames to a device and return them as (n, 3, H, W) float32, 0..255.
 
-    With ``rows``, for CPUs, their first so many rows as they lie there: (n, 1, rows, 3 W).
+    With a ``layout``, for CPUs, as that arranges them.
     """
     if context.device_type == "cpu":
         # More than ten times as fast as MXNet's transpose of bytes, and MXNet takes the array over as it is.
-        inputs = move_channels_first(frames) if rows is None else _take_rows(frames, rows)
+        inputs = move_channels_first(frames) if layout is None else layout.arrange(frames)
         return mx.nd.from_numpy(inputs) if context.device_id == 0 else mx.nd.array(inputs, ctx=context)
     # The bytes travel as uint8, a quarter of the traffic; layout and type change where the network computes.
     moved = mx.nd.array(frames, ctx=context, dtype=np.uint8)
     return mx.nd.transpose(moved, (0, 3, 1, 2)).astype(np.float32)
-
-
-def _take_rows(frames: np.ndarray, rows: int) -> np.ndarray:
-    """Return the first rows of (n, H, W, 3) uint8 frames as (n, 1, rows, 3 W) float32."""
-    return frames[:, :rows].astype(np.float32).reshape(len(frames), 1, rows, -1)

@@ -17,7 +17,7 @@ from robostig.data import SteeringDataset, open_frames
 from robostig.driving_log import DrivingLog, read_driving_log, read_picture
 from robostig.models import get_model, get_spec, list_models
 from robostig.pilot import Pilot, predict
-from robostig.preprocessing import InputSpec
+from robostig.preprocessing import InputSpec, PixelLayout
 from robostig.serving import transform_fn
 
 nn = mx.gluon.nn
@@ -74,14 +74,16 @@ def test_a_frame_among_many_that_is_none_is_refused(pilot):
         pilot.steer_many([draw_road(0.0), draw_road(0.0).astype(np.float32)])
 
 
-@pytest.mark.parametrize(("model", "rows"), [("nvidia", 61), ("comma", 160)])
-def test_the_paper_s_networks_take_pixels_as_they_lie_and_others_planes_when_loaded(model, rows, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "layout"), [("nvidia", PixelLayout(61)), ("comma", PixelLayout(160, above=2, beside=2, fill=127.5))]
+)
+def test_the_paper_s_networks_take_pixels_as_they_lie_and_others_planes_when_loaded(model, layout, tmp_path):
     net, spec = initialize(get_model(model)), get_spec(model).input
-    assert Pilot.load(save_artifact(tmp_path, net, spec, {"model": model})).rows == rows
-    assert load_artifact(tmp_path).rows is None
+    assert Pilot.load(save_artifact(tmp_path, net, spec, {"model": model})).layout == layout
+    assert load_artifact(tmp_path).layout is None
     one_plane_each = nn.HybridSequential(prefix="grouped_")
     one_plane_each.add(nn.Conv2D(3, 3, groups=3), nn.Dense(1))
-    assert Pilot.load(save_artifact(tmp_path, initialize(one_plane_each), SPEC, {"model": "grouped"})).rows is None
+    assert Pilot.load(save_artifact(tmp_path, initialize(one_plane_each), SPEC, {"model": "grouped"})).layout is None
 
 
 def test_a_network_that_wants_more_than_the_wheel_gives_gets_full_lock():
