@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional, Union
+from typing import Any, Iterable, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Pilot:
         self.context = context or find_context(net)
         self.facts = dict(facts or {})
         self.layout = layout
+        self._memory = _InputMemory(layout) if layout is not None and self.context == mx.cpu() else None
 
     @classmethod
     def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None, dtype: str = "float32") -> Pilot:
@@ -93,17 +95,41 @@ class Pilot:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
         parts = [inputs[cut : cut + FRAMES_AT_ONCE] for cut in range(0, len(inputs), FRAMES_AT_ONCE)]
-        return np.concatenate([predict(self.net, part, self.context, layout=self.layout) for part in parts])
+        return np.concatenate([_answer(self.net, self._take_in(part)) for part in parts])
+
+    def _take_in(self, frames: np.ndarray) -> mx.nd.NDArray:
+        """Return preprocessed frames as the network's input, valid until this thread's next ones."""
+        if self._memory is None:
+            return as_network_input(frames, self.context, layout=self.layout)
+        return self._memory.write(frames)
 
 
-def predict(
-    net: mx.gluon.Block,
-    inputs: np.ndarray,
-    context: Optional[mx.Context] = None,
-    *,
-    layout: Optional[PixelLayout] = None,
-) -> np.ndarray:
-    """Run a network on preprocessed frames; training's validation, the pilot and serving all answer with this.
+class _InputMemory(threading.local):
+    """What a network takes pixels from as they lie, of each thread its own, used again for as many frames as before.
+
+    To make new memory known to MXNet takes as long as to write one frame's pixels, and to get that for many frames
+    longer than to write them. MXNet keeps the memory between its layers in the same way.
+    """
+
+    def __init__(self, layout: PixelLayout) -> None:
+        self._layout = layout
+        self._shape: Tuple[int, ...] = ()  # of the frames that there is room for
+        self._pixels = np.empty(0, np.float32)
+        self._array: Any = None
+
+    def write(self, frames: np.ndarray) -> mx.nd.NDArray:
+        """Return (n, H, W, 3) uint8 frames as the layout arranges them, valid until the thread's next call."""
+        if frames.shape == self._shape:
+            self._layout.arrange(frames, out=self._pixels)
+        else:
+            self._pixels = self._layout.arrange(frames)
+            self._array = mx.nd.from_numpy(self._pixels[:])  # a view, since MXNet forbids writing to what it is given
+            self._shape = frames.shape
+        return self._array
+
+
+def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None) -> np.ndarray:
+    """Run a network that takes planes on preprocessed frames, as it is trained; its validation answers with this.
 
     Parameters
     ----------
@@ -113,15 +139,18 @@ def predict(
         (n, height, width, 3) uint8 in the network's colour space.
     context
         Where it computes; where its parameters are if None.
-    layout
-        As for :class:`Pilot`.
 
     Returns
     -------
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    steering = net(as_network_input(inputs, context or find_context(net), layout=layout))
+    return _answer(net, as_network_input(inputs, context or find_context(net)))
+
+
+def _answer(net: mx.gluon.Block, inputs: mx.nd.NDArray) -> np.ndarray:
+    """Return (n,) float32 steering for a network's input, clipped; training, pilot and serving all answer with this."""
+    steering = net(inputs)
     if steering.dtype != np.float32:  # in mixed precision; NumPy has no bfloat16
         steering = mx.nd.amp_cast(steering, dtype="float32")
     return np.clip(steering.asnumpy().reshape(-1), -1.0, 1.0)

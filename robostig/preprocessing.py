@@ -134,17 +134,30 @@ class PixelLayout:
     beside: int = 0
     fill: float = 0.0
 
-    def arrange(self, frames: np.ndarray) -> np.ndarray:
-        """Return (n, H, W, 3) uint8 frames as (n, 1, rows + 2 above, 3 (W + 2 beside)) float32, 0..255 and the fill."""
+    def arrange(self, frames: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Put frames where a network takes them from.
+
+        Parameters
+        ----------
+        frames
+            (n, H, W, 3) uint8.
+        out
+            What this returned for as many frames of that size, and is no longer needed; new memory if None.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, 1, rows + 2 above, 3 (W + 2 beside)) float32, 0..255 and the fill.
+        """
         count, _, width, channels = frames.shape
         bottom, left = self.above + self.rows, channels * self.beside
         right = left + channels * width
-        inputs = np.empty((count, 1, bottom + self.above, right + left), np.float32)
-        lines = inputs[:, 0]  # the border alone is filled: a pass over all of it would take as long as the pixels
-        lines[:, : self.above] = lines[:, bottom:] = self.fill
-        lines[:, :, :left] = lines[:, :, right:] = self.fill
-        lines[:, self.above : bottom, left:right] = frames[:, : self.rows].reshape(count, self.rows, right - left)
-        return inputs
+        if out is None:
+            out = np.empty((count, 1, bottom + self.above, right + left), np.float32)
+            out[:, :, : self.above] = out[:, :, bottom:] = self.fill  # all of it would take as long as the pixels
+            out[..., :left] = out[..., right:] = self.fill
+        out[:, 0, self.above : bottom, left:right] = frames[:, : self.rows].reshape(count, self.rows, right - left)
+        return out
 
 
 def preprocess(frame: np.ndarray, spec: InputSpec, *, copy: bool = True) -> np.ndarray:
