@@ -171,7 +171,7 @@ class Pilot:
         symbol = self.pilot.net(mx.sym.var("data"))
         parameters = {name: each.data().shape for name, each in self.pilot.net.collect_params().items()}
         internals, black = symbol.get_internals(), np.zeros((1, *self.pilot.spec.shape), np.uint8)
-        _, sizes, _ = internals.infer_shape(data=as_network_input(black, mx.cpu(), rows=self.pilot.rows).shape)
+        _, sizes, _ = internals.infer_shape(data=as_network_input(black, mx.cpu(), layout=self.pilot.layout).shape)
         outputs = dict(zip(internals.list_outputs(), sizes))
         count = 0
         nodes = json.loads(symbol.tojson())["nodes"]

@@ -39,7 +39,7 @@ from robostig.backend import count_parameters, find_context, mx
 from robostig.card import MARK, make_card
 from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns
 from robostig.fusion import fuse_activations
-from robostig.preprocessing import InputSpec
+from robostig.preprocessing import InputSpec, PixelLayout
 from robostig.quantization import quantize_dense
 
 __all__ = [
@@ -87,16 +87,15 @@ class Artifact:
         How to preprocess a camera frame for it.
     facts
         What ``robostig.json`` says.
-    rows
-        If not None, the network takes (N, 1, rows, 3 W): of a frame's rows so many, counted from above, and its pixels
-        as they lie in a picture.
+    layout
+        If not None, the network takes pixels as they lie in a picture, as :meth:`PixelLayout.arrange` gives them.
     """
 
     folder: Path
     net: mx.gluon.SymbolBlock
     spec: InputSpec
     facts: Mapping[str, Any]
-    rows: Optional[int] = None
+    layout: Optional[PixelLayout] = None
 
     @property
     def model(self) -> str:
@@ -356,7 +355,7 @@ def load_artifact(
         :func:`robostig.quantization.quantize_dense`.
     interleaved
         Whether the network is to take pixels as they lie in a picture, which is sooner done on a CPU; where this
-        cannot be, :attr:`Artifact.rows` stays None. :class:`robostig.pilot.Pilot` knows how to give them.
+        cannot be, :attr:`Artifact.layout` stays None. :class:`robostig.pilot.Pilot` knows how to give them.
 
     Raises
     ------
@@ -378,12 +377,12 @@ def load_artifact(
             warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
             spec = InputSpec.from_dict(facts["input"])
             symbol, parameters = _read_symbol(folder / SYMBOL), mx.nd.load(str(folder / PARAMETERS))
-            net, rows = _build(symbol, parameters, spec, context, dtype, interleaved)
+            net, layout = _build(symbol, parameters, spec, context, dtype, interleaved)
     except (mx.MXNetError, TypeError, json.JSONDecodeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"the artifact in {folder} cannot be read by MXNet {mx.__version__}: {first_line}") from error
     net.hybridize(static_alloc=True, static_shape=True)
-    return Artifact(folder, net, spec, facts, rows)
+    return Artifact(folder, net, spec, facts, layout)
 
 
 def _read_symbol(path: Path) -> mx.sym.Symbol:
@@ -424,24 +423,24 @@ def load_parameters(net: mx.gluon.HybridBlock, folder: Union[str, Path]) -> None
 
 def _build(
     symbol: Any, saved: Mapping[str, Any], spec: InputSpec, context: mx.Context, dtype: str, interleaved: bool
-) -> Tuple[mx.gluon.SymbolBlock, Optional[int]]:
+) -> Tuple[mx.gluon.SymbolBlock, Optional[PixelLayout]]:
     """Return a network of an exported graph and its parameters, whose names have ``arg:`` or ``aux:`` before them.
 
-    With it, the rows of interleaved channels that it takes, if it does.
+    With it, how pixels must lie that it takes as they lie in a picture, if it does.
     """
-    shape, rows = (1, 3, spec.height, spec.width), None
+    shape, layout = (1, 3, spec.height, spec.width), None
     symbol, parameters = fold_constants(symbol, {name.split(":", 1)[1]: value for name, value in saved.items()})
     symbol, parameters = fold_scaling(symbol, parameters)
     symbol, parameters = pair_columns(symbol, parameters, shape)
     if interleaved and context.device_type == "cpu":
-        symbol, parameters, rows = interleave_channels(symbol, parameters, shape)
+        symbol, parameters, layout = interleave_channels(symbol, parameters, shape)
     if dtype == "int8":
         symbol = quantize_dense(symbol, parameters)
     if context.device_type == "cpu":
         symbol = fuse_activations(symbol)
     net = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
     net.collect_params().load_dict(parameters, ctx=context, cast_dtype=True, dtype_source="saved")
-    return net, rows
+    return net, layout
 
 
 def read_facts(folder: Union[str, Path]) -> Dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from robostig.backend import CHANNEL_BLOCK, mx
+from robostig.preprocessing import PixelLayout
 
 __all__ = ["fold_constants", "fold_scaling", "interleave_channels", "pair_columns"]
 
@@ -163,12 +164,13 @@ def pair_columns(
 
 def interleave_channels(
     symbol: Any, parameters: Mapping[str, Any], shape: Tuple[int, int, int, int]
-) -> Tuple[Any, Dict[str, Any], Optional[int]]:
+) -> Tuple[Any, Dict[str, Any], Optional[PixelLayout]]:
     """Let a network take pixels as they lie in a picture, in place of a plane for each channel.
 
     A convolution of several planes is one of a single plane that has their columns in turn, with a kernel and steps
     that are as many times as wide. Before it there may be scalar operators, and one that leaves the lowest rows out,
-    which goes: these rows need not be given.
+    which goes: these rows need not be given. Where a shift was left because the convolution pads, it goes as well: the
+    padding is given with the frames, as a border of what becomes zero.
 
     Parameters
     ----------
@@ -180,12 +182,13 @@ def interleave_channels(
     Returns
     -------
     tuple
-        The graph for (N, 1, rows, channels * width), its parameters, and the rows that it takes, counted from above.
-        The answers are the same to within rounding. All as it was, and None for the rows, where the network begins
-        with something else.
+        The graph, its parameters, and how it takes its input, as :meth:`robostig.preprocessing.PixelLayout.arrange`
+        gives it. The answers are the same to within rounding. All as it was, and None for the layout, where the network
+        begins with something else.
     """
     graph = json.loads(symbol.tojson())
     nodes, known, (_, channels, rows, _) = graph["nodes"], dict(parameters), shape
+    scale, offset = 1.0, 0.0
     node, number = None, next(number for number, node in enumerate(nodes) if node["name"] == "data")
     while _count_uses(nodes[number], graph) == 1:
         after = next((each for each, node in enumerate(nodes) if [*node["inputs"], [None]][0][0] == number), None)
@@ -198,6 +201,7 @@ def interleave_channels(
                 user["inputs"] = [[number, 0, 0] if each[0] == after else each for each in user["inputs"]]
             node["inputs"] = []
         elif node["op"] in _SCALAR_OPERATORS:
+            scale, offset = _SCALAR_OPERATORS[node["op"]](scale, offset, float(node["attrs"]["scalar"]))
             number = after
         else:
             break
@@ -207,10 +211,14 @@ def interleave_channels(
     kernel = known[weight].asnumpy().transpose(0, 2, 3, 1)
     down, aside = ast.literal_eval(node["attrs"]["stride"])
     known[weight] = _set_kernel(node, kernel.reshape(len(kernel), 1, kernel.shape[1], -1), (down, channels * aside))
+    layout = PixelLayout(rows)
     if _is_padded(node):
         above, beside = ast.literal_eval(node["attrs"]["pad"])
-        node["attrs"]["pad"] = str((above, channels * beside))
-    return (*_rebuild(graph, known), rows)
+        is_shifted = bool(scale and offset)  # else zeros stay zeros, or nothing becomes zero
+        if is_shifted:
+            layout = PixelLayout(rows, above, beside, fill=-offset / scale)
+        node["attrs"]["pad"] = "(0, 0)" if is_shifted else str((above, channels * beside))
+    return (*fold_scaling(*_rebuild(graph, known)), layout)
 
 
 def _is_cut(node: Mapping[str, Any]) -> bool:

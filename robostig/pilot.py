@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional, Union
+from typing import Any, Iterable, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from robostig.artifact import load_artifact
 from robostig.backend import find_context, mx
-from robostig.preprocessing import InputSpec, move_channels_first, preprocess
+from robostig.preprocessing import InputSpec, PixelLayout, move_channels_first, preprocess
 from robostig.threads import map_in_chunks
 
 __all__ = ["Pilot", "as_network_input", "predict"]
@@ -32,9 +33,8 @@ class Pilot:
         Where the network computes; where its parameters are if None.
     facts
         What is known of the model, if anything.
-    rows
-        How many rows of interleaved channels the network takes, as :class:`robostig.artifact.Artifact` says; planes
-        if None.
+    layout
+        How the network takes pixels, if it takes them as they lie in a picture; planes if None.
 
     Examples
     --------
@@ -50,19 +50,20 @@ class Pilot:
         *,
         context: Optional[mx.Context] = None,
         facts: Optional[Mapping[str, Any]] = None,
-        rows: Optional[int] = None,
+        layout: Optional[PixelLayout] = None,
     ) -> None:
         self.net = net
         self.spec = spec
         self.context = context or find_context(net)
         self.facts = dict(facts or {})
-        self.rows = rows
+        self.layout = layout
+        self._memory = _InputMemory(layout) if layout is not None and self.context == mx.cpu() else None
 
     @classmethod
     def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None, dtype: str = "float32") -> Pilot:
         """Load an artifact; takes and raises what :func:`robostig.artifact.load_artifact` does."""
         artifact = load_artifact(folder, context, dtype=dtype, interleaved=True)
-        return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts, rows=artifact.rows)
+        return cls(artifact.net, artifact.spec, context=context, facts=artifact.facts, layout=artifact.layout)
 
     def steer(self, frame: np.ndarray) -> float:
         """Return the steering for one camera frame.
@@ -94,13 +95,41 @@ class Pilot:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
         parts = [inputs[cut : cut + FRAMES_AT_ONCE] for cut in range(0, len(inputs), FRAMES_AT_ONCE)]
-        return np.concatenate([predict(self.net, part, self.context, rows=self.rows) for part in parts])
+        return np.concatenate([_answer(self.net, self._take_in(part)) for part in parts])
+
+    def _take_in(self, frames: np.ndarray) -> mx.nd.NDArray:
+        """Return preprocessed frames as the network's input, valid until this thread's next ones."""
+        if self._memory is None:
+            return as_network_input(frames, self.context, layout=self.layout)
+        return self._memory.write(frames)
 
 
-def predict(
-    net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None, *, rows: Optional[int] = None
-) -> np.ndarray:
-    """Run a network on preprocessed frames; training's validation, the pilot and serving all answer with this.
+class _InputMemory(threading.local):
+    """What a network takes pixels from as they lie, of each thread its own, used again for as many frames as before.
+
+    To make new memory known to MXNet takes as long as to write one frame's pixels, and to get that for many frames
+    longer than to write them. MXNet keeps the memory between its layers in the same way.
+    """
+
+    def __init__(self, layout: PixelLayout) -> None:
+        self._layout = layout
+        self._shape: Tuple[int, ...] = ()  # of the frames that there is room for
+        self._pixels = np.empty(0, np.float32)
+        self._array: Any = None
+
+    def write(self, frames: np.ndarray) -> mx.nd.NDArray:
+        """Return (n, H, W, 3) uint8 frames as the layout arranges them, valid until the thread's next call."""
+        if frames.shape == self._shape:
+            self._layout.arrange(frames, out=self._pixels)
+        else:
+            self._pixels = self._layout.arrange(frames)
+            self._array = mx.nd.from_numpy(self._pixels[:])  # a view, since MXNet forbids writing to what it is given
+            self._shape = frames.shape
+        return self._array
+
+
+def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None) -> np.ndarray:
+    """Run a network that takes planes on preprocessed frames, as it is trained; its validation answers with this.
 
     Parameters
     ----------
@@ -110,34 +139,32 @@ def predict(
         (n, height, width, 3) uint8 in the network's colour space.
     context
         Where it computes; where its parameters are if None.
-    rows
-        How many rows of interleaved channels it takes; planes if None.
 
     Returns
     -------
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    steering = net(as_network_input(inputs, context or find_context(net), rows=rows))
+    return _answer(net, as_network_input(inputs, context or find_context(net)))
+
+
+def _answer(net: mx.gluon.Block, inputs: mx.nd.NDArray) -> np.ndarray:
+    """Return (n,) float32 steering for a network's input, clipped; training, pilot and serving all answer with this."""
+    steering = net(inputs)
     if steering.dtype != np.float32:  # in mixed precision; NumPy has no bfloat16
         steering = mx.nd.amp_cast(steering, dtype="float32")
     return np.clip(steering.asnumpy().reshape(-1), -1.0, 1.0)
 
 
-def as_network_input(frames: np.ndarray, context: mx.Context, *, rows: Optional[int] = None) -> mx.nd.NDArray:
+def as_network_input(frames: np.ndarray, context: mx.Context, *, layout: Optional[PixelLayout] = None) -> mx.nd.NDArray:
     """Move (n, H, W, 3) uint8 frames to a device and return them as (n, 3, H, W) float32, 0..255.
 
-    With ``rows``, for CPUs, their first so many rows as they lie there: (n, 1, rows, 3 W).
+    With a ``layout``, for CPUs, as that arranges them.
     """
     if context.device_type == "cpu":
         # More than ten times as fast as MXNet's transpose of bytes, and MXNet takes the array over as it is.
-        inputs = move_channels_first(frames) if rows is None else _take_rows(frames, rows)
+        inputs = move_channels_first(frames) if layout is None else layout.arrange(frames)
         return mx.nd.from_numpy(inputs) if context.device_id == 0 else mx.nd.array(inputs, ctx=context)
     # The bytes travel as uint8, a quarter of the traffic; layout and type change where the network computes.
     moved = mx.nd.array(frames, ctx=context, dtype=np.uint8)
     return mx.nd.transpose(moved, (0, 3, 1, 2)).astype(np.float32)
-
-
-def _take_rows(frames: np.ndarray, rows: int) -> np.ndarray:
-    """Return the first rows of (n, H, W, 3) uint8 frames as (n, 1, rows, 3 W) float32."""
-    return frames[:, :rows].astype(np.float32).reshape(len(frames), 1, rows, -1)

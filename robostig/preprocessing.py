@@ -26,6 +26,7 @@ except ImportError:  # SageMaker's inference image
 __all__ = [
     "COLOR_SPACES",
     "InputSpec",
+    "PixelLayout",
     "Resizing",
     "check_frame",
     "check_picture_size",
@@ -112,6 +113,51 @@ class InputSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
         """Build a spec from what :meth:`to_dict` returned."""
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """How a network takes pixels as they lie in a picture, where it does not take a plane for each channel.
+
+    Parameters
+    ----------
+    rows
+        How many of a frame's rows it takes, counted from above.
+    above, beside
+        Its border in pixels: rows above, and as many below; columns on the left, and as many on the right.
+    fill
+        Each number of the border, on the pixels' scale, where 0 is black and 255 white.
+    """
+
+    rows: int
+    above: int = 0
+    beside: int = 0
+    fill: float = 0.0
+
+    def arrange(self, frames: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Put frames where a network takes them from.
+
+        Parameters
+        ----------
+        frames
+            (n, H, W, 3) uint8.
+        out
+            What this returned for as many frames of that size, and is no longer needed; new memory if None.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, 1, rows + 2 above, 3 (W + 2 beside)) float32, 0..255 and the fill.
+        """
+        count, _, width, channels = frames.shape
+        bottom, left = self.above + self.rows, channels * self.beside
+        right = left + channels * width
+        if out is None:
+            out = np.empty((count, 1, bottom + self.above, right + left), np.float32)
+            out[:, :, : self.above] = out[:, :, bottom:] = self.fill  # all of it would take as long as the pixels
+            out[..., :left] = out[..., right:] = self.fill
+        out[:, 0, self.above : bottom, left:right] = frames[:, : self.rows].reshape(count, self.rows, right - left)
+        return out
 
 
 def preprocess(frame: np.ndarray, spec: InputSpec, *, copy: bool = True) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 from robostig.backend import mx
 from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns
 from robostig.pilot import as_network_input
+from robostig.preprocessing import PixelLayout
 
 DATA = mx.nd.array([[1.0, 2.0], [3.0, 4.0]])
 PARAMETERS = {"weight": mx.nd.array([[1.0, -2.0]]), "bias": mx.nd.array([0.5]), "scale": mx.nd.array([[3.0]])}
@@ -244,16 +245,16 @@ PICTURES = np.random.default_rng(4).integers(0, 256, (2, 12, 14, 3), np.uint8)
 
 
 def interleave(symbol):
-    """Return the graph for interleaved channels, its rows, and how far apart the answers are, as a share of them."""
+    """Return the graph for interleaved channels, their layout, and how far apart the answers are, as a share."""
     generator, planes = np.random.default_rng(5), as_network_input(PICTURES, mx.cpu())
     names, (shapes, _, _) = symbol.list_arguments(), symbol.infer_shape(data=planes.shape)
     known = {each: mx.nd.array(generator.normal(size=size)) for each, size in zip(names, shapes) if each != "data"}
     before = symbol.eval(ctx=mx.cpu(), data=planes, **known)[0].asnumpy()
-    changed, known, rows = interleave_channels(symbol, known, planes.shape)
-    pixels = as_network_input(PICTURES, mx.cpu(), rows=rows)
+    changed, known, layout = interleave_channels(symbol, known, planes.shape)
+    pixels = as_network_input(PICTURES, mx.cpu(), layout=layout)
     assert changed.infer_shape(data=pixels.shape)[1] is not None
     after = changed.eval(ctx=mx.cpu(), data=pixels, **known)[0].asnumpy()
-    return changed, rows, np.abs(after - before).max() / np.abs(before).max()
+    return changed, layout, np.abs(after - before).max() / np.abs(before).max()
 
 
 def see_twice(combine):
@@ -270,20 +271,53 @@ def cut(data, begin=0, end=-3, axis=2):
 
 
 @pytest.mark.parametrize(
-    ("symbol", "operators", "rows"),
+    ("symbol", "operators", "layout"),
     [
-        (convolve(mx.sym.var("data")), ["Convolution"], 12),
-        (convolve(mx.sym.var("data") - 127.5, pad=(1, 2)), ["_minus_scalar", "Convolution"], 12),
-        (convolve(cut(mx.sym.var("data") * 2) + 1), ["_mul_scalar", "_plus_scalar", "Convolution"], 9),
-        (convolve(cut(cut(mx.sym.var("data"), end=8))), ["Convolution"], 5),
-        (convolve(mx.sym.var("data"), weight=mx.sym.var("weight", shape=(4, 3, 5, 3))), ["Convolution"], 12),
-        (mx.sym.exp(convolve(cut(mx.sym.var("data")), stride=(3, 2)) * 1e-3).mean(), None, 9),
+        (convolve(mx.sym.var("data")), ["Convolution"], PixelLayout(12)),
+        (convolve(cut(mx.sym.var("data") * 2) + 1), ["Convolution"], PixelLayout(9)),
+        (convolve(cut(cut(mx.sym.var("data"), end=8))), ["Convolution"], PixelLayout(5)),
+        (
+            convolve(mx.sym.var("data"), weight=mx.sym.var("weight", shape=(4, 3, 5, 3))),
+            ["Convolution"],
+            PixelLayout(12),
+        ),
+        (mx.sym.exp(convolve(cut(mx.sym.var("data")), stride=(3, 2)) * 1e-3).mean(), None, PixelLayout(9)),
     ],
 )
-def test_the_first_convolution_takes_pixels_as_they_lie_in_a_picture(symbol, operators, rows):
+def test_the_first_convolution_takes_pixels_as_they_lie_in_a_picture(symbol, operators, layout):
     changed, taken, difference = interleave(symbol)
-    assert taken == rows and difference < 1e-5
+    assert taken == layout and difference < 1e-5
     assert operators is None or list_operators(changed) == operators
+
+
+@pytest.mark.parametrize(
+    ("symbol", "layout"),
+    [
+        (convolve(mx.sym.var("data") - 127.5, pad=(1, 2)), PixelLayout(12, 1, 2, 127.5)),
+        (convolve(mx.sym.var("data") * 0.5 - 1, pad=(2, 2), stride=(3, 2)), PixelLayout(12, 2, 2, 2.0)),
+        (convolve(mx.sym.var("data") + 3, pad=(0, 1)), PixelLayout(12, 0, 1, -3.0)),
+        (convolve(cut(mx.sym.var("data")) / 2 + 1, pad=(4, 0)), PixelLayout(9, 4, 0, -2.0)),
+    ],
+)
+def test_a_shift_before_a_convolution_that_pads_becomes_the_frames_border(symbol, layout):
+    changed, taken, difference = interleave(symbol)
+    assert taken == layout and difference < 1e-5
+    assert list_operators(changed) == ["Convolution"]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "operators"),
+    [
+        (convolve(mx.sym.var("data"), pad=(1, 2)), ["Convolution"]),
+        (convolve(mx.sym.var("data") * 2, pad=(1, 2)), ["_mul_scalar", "Convolution"]),
+        (convolve(mx.sym.var("data") * 0 + 1, pad=(1, 2)), ["_mul_scalar", "_plus_scalar", "Convolution"]),
+    ],
+    ids=["nothing", "a scale", "no scale"],
+)
+def test_without_a_shift_to_undo_the_convolution_still_pads(symbol, operators):
+    changed, taken, difference = interleave(symbol)
+    assert taken == PixelLayout(12) and difference < 1e-5
+    assert list_operators(changed) == operators
 
 
 @pytest.mark.parametrize(
@@ -304,5 +338,5 @@ def test_the_first_convolution_takes_pixels_as_they_lie_in_a_picture(symbol, ope
     ],
 )
 def test_what_begins_otherwise_still_takes_planes(symbol):
-    changed, rows, difference = interleave(symbol)
-    assert changed is symbol and rows is None and difference == 0
+    changed, layout, difference = interleave(symbol)
+    assert changed is symbol and layout is None and difference == 0

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Tuple
+from typing import List, Tuple
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ from robostig.data import SteeringDataset, open_frames
 from robostig.driving_log import DrivingLog, read_driving_log, read_picture
 from robostig.models import get_model, get_spec, list_models
 from robostig.pilot import Pilot, predict
-from robostig.preprocessing import InputSpec
+from robostig.preprocessing import InputSpec, PixelLayout
 from robostig.serving import transform_fn
 
 nn = mx.gluon.nn
@@ -74,14 +76,71 @@ def test_a_frame_among_many_that_is_none_is_refused(pilot):
         pilot.steer_many([draw_road(0.0), draw_road(0.0).astype(np.float32)])
 
 
-@pytest.mark.parametrize(("model", "rows"), [("nvidia", 61), ("comma", 160)])
-def test_the_paper_s_networks_take_pixels_as_they_lie_and_others_planes_when_loaded(model, rows, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "layout"), [("nvidia", PixelLayout(61)), ("comma", PixelLayout(160, above=2, beside=2, fill=127.5))]
+)
+def test_the_paper_s_networks_take_pixels_as_they_lie_and_others_planes_when_loaded(model, layout, tmp_path):
     net, spec = initialize(get_model(model)), get_spec(model).input
-    assert Pilot.load(save_artifact(tmp_path, net, spec, {"model": model})).rows == rows
-    assert load_artifact(tmp_path).rows is None
+    assert Pilot.load(save_artifact(tmp_path, net, spec, {"model": model})).layout == layout
+    assert load_artifact(tmp_path).layout is None
     one_plane_each = nn.HybridSequential(prefix="grouped_")
     one_plane_each.add(nn.Conv2D(3, 3, groups=3), nn.Dense(1))
-    assert Pilot.load(save_artifact(tmp_path, initialize(one_plane_each), SPEC, {"model": "grouped"})).rows is None
+    assert Pilot.load(save_artifact(tmp_path, initialize(one_plane_each), SPEC, {"model": "grouped"})).layout is None
+
+
+BORDERED = PixelLayout(10, above=1, beside=2, fill=127.5)  # of SPEC's twelve rows
+
+
+def make_pilot(seen: List[mx.nd.NDArray], *, wait=lambda: None) -> Pilot:
+    """Make a pilot whose network keeps what it is given, and answers with the mean, 0..1, once it has waited."""
+
+    def net(inputs):
+        seen.append(inputs)
+        wait()
+        return inputs.reshape((0, -1)).mean(axis=1, keepdims=True) / 255
+
+    return Pilot(net, SPEC, context=mx.cpu(), layout=BORDERED)
+
+
+def make_inputs(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 50 * (seed + 1), (count, *SPEC.shape), np.uint8)
+
+
+def expect(inputs: np.ndarray):
+    return pytest.approx(BORDERED.arrange(inputs).mean(axis=(1, 2, 3)) / 255, abs=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 3), (1, 3, 1, 1), (70, 70)])
+def test_memory_that_is_used_again_holds_the_frames_that_came_last(counts):
+    pilot = make_pilot(seen=[])
+    for seed, count in enumerate(counts):
+        inputs = make_inputs(count, seed)
+        assert pilot.predict(inputs) == expect(inputs)
+
+
+def test_the_network_s_input_is_the_same_memory_for_as_many_frames():
+    seen: List[mx.nd.NDArray] = []
+    pilot = make_pilot(seen)
+    for count in (1, 1, 2, 2):
+        pilot.predict(make_inputs(count, 0))
+    assert seen[0] is seen[1] and seen[2] is seen[3] and seen[0] is not seen[2]
+
+
+def test_threads_that_steer_at_once_do_not_write_into_each_others_memory():
+    both = threading.Barrier(2, timeout=20)
+    pilot = make_pilot(seen=[], wait=both.wait)  # neither network reads before both frames are written
+    frames = [make_inputs(1, seed) for seed in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(pilot.predict, frames))
+    assert answers == [expect(frame) for frame in frames]
+
+
+@pytest.mark.parametrize("model", ["nvidia", "comma"])
+def test_a_loaded_pilot_answers_on_any_cpu_context(model, tmp_path):
+    save_artifact(tmp_path, initialize(get_model(model)), get_spec(model).input, {"model": model})
+    frames = [draw_road(angle) for angle in (-0.5, 0.5)]
+    first, other = (Pilot.load(tmp_path, context=context) for context in (mx.cpu(), mx.cpu(1)))
+    assert [other.steer(frame) for frame in frames] == pytest.approx([first.steer(frame) for frame in frames], abs=1e-6)
 
 
 def test_a_network_that_wants_more_than_the_wheel_gives_gets_full_lock():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from robostig import preprocessing
 from robostig.models import get_spec, list_models
-from robostig.preprocessing import InputSpec, preprocess
+from robostig.preprocessing import InputSpec, PixelLayout, preprocess
 
 RGB = InputSpec(160, 320)
 SIZES = st.integers(1, 90)
@@ -151,3 +151,21 @@ def test_an_impossible_spec_is_refused(values, message):
 def test_a_spec_survives_json():
     spec = InputSpec(66, 200, crop_top=60 / 160, crop_bottom=25 / 160, color_space="yuv")
     assert InputSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [PixelLayout(7), PixelLayout(6, 2, 1, fill=127.5), PixelLayout(7, above=1, fill=-3.0), PixelLayout(7, beside=3)],
+)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_pixels_lie_as_in_the_picture_with_a_border_around_them(layout, count):
+    frames = np.random.default_rng(0).integers(0, 256, (count, 7, 5, 3), np.uint8)
+    above, beside = (layout.above,) * 2, (layout.beside,) * 2
+    framed = np.pad(
+        frames[:, : layout.rows].astype(np.float32),
+        [(0, 0), above, beside, (0, 0)],
+        constant_values=layout.fill,
+    )
+    inputs = layout.arrange(frames)
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, framed.reshape(count, 1, framed.shape[1], 3 * framed.shape[2]))
