@@ -123,8 +123,8 @@ def factor_largest_dense(
     Returns
     -------
     FactoredDense
-        Or None: where no dense layer is large enough, or the largest is one of several ways through the network, or
-        shares its parameters with another.
+        Or None: where no dense layer is large enough, or the largest is one of several ways through the network, shares
+        its parameters with another, or does not learn.
     """
     parameters = net.collect_params()
     graph = json.loads(net(mx.sym.var("data")).tojson())
@@ -140,6 +140,8 @@ def factor_largest_dense(
         return None
     source, *rest = largest["inputs"]
     names = [nodes[number]["name"] for number, *_ in rest]
+    if any(parameters[name].grad_req == "null" for name in names):
+        return None
     below = mx.sym.load_json(json.dumps({**graph, "heads": [source]}))
     largest.update(op="null", name="answers", inputs=[])
     above = mx.sym.load_json(json.dumps(graph))

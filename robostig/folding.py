@@ -14,7 +14,7 @@ import numpy as np
 from robostig.backend import CHANNEL_BLOCK, mx
 from robostig.preprocessing import PixelLayout
 
-__all__ = ["fold_constants", "fold_scaling", "interleave_channels", "pair_columns"]
+__all__ = ["fold_constants", "fold_scaling", "interleave_channels", "pair_columns", "peel_scaling"]
 
 # What a scalar operator makes of scale and offset, if its input is scale * x + offset.
 _SCALAR_OPERATORS: Dict[str, Callable[[float, float, float], Tuple[float, float]]] = {
@@ -219,6 +219,32 @@ def interleave_channels(
             layout = PixelLayout(rows, above, beside, fill=-offset / scale)
         node["attrs"]["pad"] = "(0, 0)" if is_shifted else str((above, channels * beside))
     return (*fold_scaling(*_rebuild(graph, known)), layout)
+
+
+def peel_scaling(symbol: Any) -> Tuple[Any, float, float]:
+    """Leave out the scalar operators that a graph begins with, for who scales its input while it is made.
+
+    Returns
+    -------
+    tuple
+        The graph for ``scale * data + offset``, the scale, and the offset; the graph itself, 1 and 0, if it begins with
+        something else. The answers are the same to within rounding.
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, scale, offset = graph["nodes"], 1.0, 0.0
+    data = number = next(number for number, node in enumerate(nodes) if node["name"] == "data")
+    while _count_uses(nodes[number], graph) == 1:
+        after = next(
+            (each for each, node in enumerate(nodes) if [number] in [first[:1] for first in node["inputs"]]), data
+        )
+        if nodes[after]["op"] not in _SCALAR_OPERATORS:
+            break
+        scale, offset = _SCALAR_OPERATORS[nodes[after]["op"]](scale, offset, float(nodes[after]["attrs"]["scalar"]))
+        number = after
+    if number == data:
+        return symbol, 1.0, 0.0
+    nodes[number] = nodes[data]
+    return mx.sym.load_json(json.dumps(graph)), scale, offset
 
 
 def _is_cut(node: Mapping[str, Any]) -> bool:

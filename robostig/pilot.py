@@ -6,7 +6,7 @@ import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from robostig.backend import find_context, mx
 from robostig.preprocessing import InputSpec, PixelLayout, move_channels_first, preprocess
 from robostig.threads import map_in_chunks
 
-__all__ = ["Pilot", "as_network_input", "predict"]
+__all__ = ["InputMemory", "Pilot", "as_network_input", "predict"]
 
 FRAMES_AT_ONCE = 64  # through the network: many frames must not take much memory
 
@@ -57,7 +57,7 @@ class Pilot:
         self.context = context or find_context(net)
         self.facts = dict(facts or {})
         self.layout = layout
-        self._memory = _InputMemory(layout) if layout is not None and self.context == mx.cpu() else None
+        self._memory = InputMemory(self.context, layout)
 
     @classmethod
     def load(cls, folder: Union[str, Path], *, context: Optional[mx.Context] = None, dtype: str = "float32") -> Pilot:
@@ -95,41 +95,57 @@ class Pilot:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return (n,) float32 steering for frames that are preprocessed already, (n, height, width, 3) uint8."""
         parts = [inputs[cut : cut + FRAMES_AT_ONCE] for cut in range(0, len(inputs), FRAMES_AT_ONCE)]
-        return np.concatenate([_answer(self.net, self._take_in(part)) for part in parts])
-
-    def _take_in(self, frames: np.ndarray) -> mx.nd.NDArray:
-        """Return preprocessed frames as the network's input, valid until this thread's next ones."""
-        if self._memory is None:
-            return as_network_input(frames, self.context, layout=self.layout)
-        return self._memory.write(frames)
+        return np.concatenate([predict(self.net, part, self.context, memory=self._memory) for part in parts])
 
 
-class _InputMemory(threading.local):
-    """What a network takes pixels from as they lie, of each thread its own, used again for as many frames as before.
+class InputMemory(threading.local):
+    """What a network takes its input from, of each thread its own, used again for as many frames as before.
 
-    To make new memory known to MXNet takes as long as to write one frame's pixels, and to get that for many frames
-    longer than to write them. MXNet keeps the memory between its layers in the same way.
+    On a CPU, to make new memory known to MXNet takes as long as to write one frame's pixels, and to get that for many
+    frames longer than to write them. MXNet keeps the memory between its layers in the same way. On other devices, all
+    is as without.
+
+    Parameters
+    ----------
+    context
+        Where the network computes.
+    layout
+        How it takes pixels, if it takes them as they lie in a picture; planes if None.
+    scale, offset
+        Of each number of the planes, if not 1 and 0: on CPUs only.
     """
 
-    def __init__(self, layout: PixelLayout) -> None:
-        self._layout = layout
+    def __init__(
+        self, context: mx.Context, layout: Optional[PixelLayout] = None, *, scale: float = 1.0, offset: float = 0.0
+    ) -> None:
+        self._context = context
+        planes: Callable[..., np.ndarray] = partial(move_channels_first, scale=scale, offset=offset)
+        self._arrange = planes if layout is None else layout.arrange
         self._shape: Tuple[int, ...] = ()  # of the frames that there is room for
         self._pixels = np.empty(0, np.float32)
         self._array: Any = None
 
     def write(self, frames: np.ndarray) -> mx.nd.NDArray:
-        """Return (n, H, W, 3) uint8 frames as the layout arranges them, valid until the thread's next call."""
+        """Return (n, H, W, 3) uint8 frames as the network's input, valid until the thread's next call."""
+        if self._context.device_type != "cpu":
+            return as_network_input(frames, self._context)
         if frames.shape == self._shape:
-            self._layout.arrange(frames, out=self._pixels)
+            self._arrange(frames, out=self._pixels)
         else:
-            self._pixels = self._layout.arrange(frames)
+            self._pixels = self._arrange(frames)
             self._array = mx.nd.from_numpy(self._pixels[:])  # a view, since MXNet forbids writing to what it is given
             self._shape = frames.shape
-        return self._array
+        return self._array if self._context.device_id == 0 else self._array.copyto(self._context)
 
 
-def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Context] = None) -> np.ndarray:
-    """Run a network that takes planes on preprocessed frames, as it is trained; its validation answers with this.
+def predict(
+    net: mx.gluon.Block,
+    inputs: np.ndarray,
+    context: Optional[mx.Context] = None,
+    *,
+    memory: Optional[InputMemory] = None,
+) -> np.ndarray:
+    """Run a network on preprocessed frames; training's validation, the pilot and serving all answer with this.
 
     Parameters
     ----------
@@ -139,18 +155,16 @@ def predict(net: mx.gluon.Block, inputs: np.ndarray, context: Optional[mx.Contex
         (n, height, width, 3) uint8 in the network's colour space.
     context
         Where it computes; where its parameters are if None.
+    memory
+        For its input; new memory, and planes, if None.
 
     Returns
     -------
     numpy.ndarray
         (n,) float32, clipped to -1..1, the range of the wheel. NaN stays NaN.
     """
-    return _answer(net, as_network_input(inputs, context or find_context(net)))
-
-
-def _answer(net: mx.gluon.Block, inputs: mx.nd.NDArray) -> np.ndarray:
-    """Return (n,) float32 steering for a network's input, clipped; training, pilot and serving all answer with this."""
-    steering = net(inputs)
+    context = context or find_context(net)
+    steering = net(as_network_input(inputs, context) if memory is None else memory.write(inputs))
     if steering.dtype != np.float32:  # in mixed precision; NumPy has no bfloat16
         steering = mx.nd.amp_cast(steering, dtype="float32")
     return np.clip(steering.asnumpy().reshape(-1), -1.0, 1.0)

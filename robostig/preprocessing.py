@@ -198,17 +198,40 @@ def preprocess(frame: np.ndarray, spec: InputSpec, *, copy: bool = True) -> np.n
     return picture.copy() if copy and picture is view else picture
 
 
-def move_channels_first(frames: np.ndarray) -> np.ndarray:
-    """Return (n, H, W, 3) uint8 frames as networks take them: (n, 3, H, W) float32, 0..255."""
+def move_channels_first(
+    frames: np.ndarray, out: Optional[np.ndarray] = None, *, scale: float = 1.0, offset: float = 0.0
+) -> np.ndarray:
+    """Return (n, H, W, 3) uint8 frames as networks take them.
+
+    Parameters
+    ----------
+    frames
+        (n, H, W, 3) uint8.
+    out
+        Where to write it; new memory if None.
+    scale, offset
+        Of each number, default 1 and 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, 3, H, W) float32, ``scale * frames + offset``, 0..255 by default.
+    """
     count, *size, channels = frames.shape
-    planes = np.empty((count, channels, *size), np.float32)
-    if cv2 is None:
-        planes[...] = frames.transpose(0, 3, 1, 2)
-        return planes
+    planes = np.empty((count, channels, *size), np.float32) if out is None else out
     parts = np.empty(planes.shape[1:], np.uint8)  # OpenCV takes pixels apart twice as quickly as NumPy
     for frame, target in zip(frames, planes):
-        cv2.split(frame, parts)  # type: ignore[call-overload]
-        target[...] = parts
+        if cv2 is None:
+            parts[...] = frame.transpose(2, 0, 1)
+        else:
+            cv2.split(frame, parts)  # type: ignore[call-overload]
+        if scale != 1.0:
+            np.multiply(parts, np.float32(scale), out=target, dtype=np.float32)
+            target += np.float32(offset)
+        elif offset:
+            np.add(parts, np.float32(offset), out=target, dtype=np.float32)
+        else:
+            target[...] = parts
     return planes
 
 

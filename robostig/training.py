@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import time
+import warnings
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
@@ -28,8 +29,9 @@ from robostig.backend import choose_contexts, mx, view_memory
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
 from robostig.factors import factor_largest_dense
+from robostig.folding import peel_scaling
 from robostig.freezing import Backbone
-from robostig.pilot import as_network_input, predict
+from robostig.pilot import InputMemory, predict
 from robostig.precision import scale_losses, set_precision, watch_overflow
 from robostig.workers import WorkerGroup
 
@@ -315,9 +317,17 @@ class _Run:
             self.parameters, config.optimizer, options, kvstore=kvstore, update_on_kvstore=False
         )
         watch_overflow(self.trainer)
+        # Graphs are taken apart as they are now: not where freezing changes them, nor what computes with 16 bits.
+        is_plain = config.hybridize and config.dtype == "float32" and backbone is None
+        self.learner, scale, offset = net, 1.0, 0.0
+        if is_plain and contexts[0].device_type == "cpu":
+            # Frames are scaled while they become floats; MXNet would take a pass over all of them for it.
+            self.learner, scale, offset = _peel_scaling(net)
+            _compile(self.learner, config)
+        self.memories = [InputMemory(context, scale=scale, offset=offset) for context in contexts]
         self.factored = None
-        if workers.count > 1 and config.hybridize and config.dtype == "float32" and backbone is None:
-            self.factored = factor_largest_dense(net, contexts, config.batch_size)
+        if is_plain and workers.count > 1:
+            self.factored = factor_largest_dense(self.learner, contexts, config.batch_size)
         if self.factored is not None:
             for part in (self.factored.below, self.factored.above):
                 _compile(part, config)
@@ -343,7 +353,7 @@ class _Run:
         if self.backbone is None or self.backbone.is_frozen == is_held:
             return False
         self.backbone.freeze(is_held)
-        _compile(self.net, self.config)
+        _compile(self.learner, self.config)
         return True
 
     def _list_moving(self) -> List[Tuple[str, mx.gluon.Parameter]]:
@@ -397,11 +407,11 @@ class _Run:
         """Forward, backward, update; returns each device's summed loss, not waited for."""
         cuts = np.linspace(0, len(batch.steering), len(self.contexts) + 1).astype(int)
         losses = []
-        for context, start, stop in zip(self.contexts, cuts[:-1], cuts[1:]):
-            frames = as_network_input(batch.frames[start:stop], context)
+        for context, memory, start, stop in zip(self.contexts, self.memories, cuts[:-1], cuts[1:]):
+            frames = memory.write(batch.frames[start:stop])  # on a CPU, nobody reads the step before any more
             steering = mx.nd.array(batch.steering[start:stop], ctx=context)
             with mx.autograd.record():
-                losses.append(self.loss((self.factored or self.net)(frames), steering).sum())
+                losses.append(self.loss((self.factored or self.learner)(frames), steering).sum())
         mx.autograd.backward(scale_losses(losses, self.trainer))
         if self.factored is not None:
             first, _ = self.workers.share(self.config.batch_size)
@@ -448,7 +458,8 @@ class _Run:
             numbers = np.arange(start, min(start + size, last))
             # A full last batch keeps one shape, hence one graph.
             padded = np.resize(numbers, size) if len(numbers) < size else numbers
-            predicted = predict(self.net, self.validation.read(padded), self.contexts[0])[: len(numbers)]
+            frames = self.validation.read(padded)
+            predicted = predict(self.learner, frames, self.contexts[0], memory=self.memories[0])[: len(numbers)]
             squares += float(np.sum((predicted.astype(np.float64) - self.validation.steering[numbers]) ** 2))
         self._write_parameters(trained)
         return math.sqrt(sum(self.workers.gather(squares)) / len(self.validation))
@@ -610,6 +621,16 @@ def _compile(net: mx.gluon.HybridBlock, config: TrainingConfig) -> None:
     # With static shapes, MXNet 1.9 updates BatchNorm's running means in no certain order: two runs would differ.
     static_shape = config.hybridize and all(each.grad_req != "null" for each in net.collect_params().values())
     net.hybridize(config.hybridize, static_alloc=config.hybridize, static_shape=static_shape)
+
+
+def _peel_scaling(net: mx.gluon.HybridBlock) -> Tuple[mx.gluon.HybridBlock, float, float]:
+    """Return a network that shares parameters and takes ``scale * frames + offset``; the scale, and the offset."""
+    symbol, scale, offset = peel_scaling(net(mx.sym.var("data")))
+    if (scale, offset) == (1.0, 0.0):
+        return net, scale, offset
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
+        return mx.gluon.SymbolBlock(symbol, [mx.sym.var("data")], params=net.collect_params()), scale, offset
 
 
 def _is_fresh(parameter: mx.gluon.Parameter) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robostig.backend import CHANNEL_BLOCK, mx
-from robostig.convolution import AlignedConv2D
+from robostig.convolution import AlignedConv2D, ScaledConv2D
 
 nn = mx.gluon.nn
 
@@ -54,3 +54,39 @@ def test_the_channels_beyond_its_own_are_zero(channels, computed):
     answer = layer(mx.nd.array(FRAMES)).asnumpy()
     assert answer.shape[1] == channels + layer.padding == computed
     assert np.abs(answer[:, :channels]).min() > 0 and not answer[:, channels:].any()
+
+
+@pytest.mark.parametrize("hybridize", [True, False])
+@pytest.mark.parametrize(
+    ("make", "scale", "offset"),
+    [
+        (lambda: ScaledConv2D(4, 3, padding=1, scale=0.5, in_channels=3), 0.5, 0.0),
+        (lambda: ScaledConv2D(4, 3, scale=2.0, offset=-1.0, use_bias=True, in_channels=3), 2.0, -1.0),
+        (lambda: ScaledConv2D(4, 3, offset=3.0, in_channels=3), 1.0, 3.0),
+        (lambda: AlignedConv2D(4, 3, in_channels=3, scale=1 / 127.5, offset=-1.0), 1 / 127.5, -1.0),
+    ],
+    ids=["padded", "both", "offset", "aligned"],
+)
+def test_a_convolution_that_scales_answers_and_learns_as_gluons_of_the_scaled_input(make, scale, offset, hybridize):
+    ours = make()
+    theirs = nn.Conv2D(4, 3, in_channels=3, padding=ours._kwargs["pad"])
+    gradients, answers = [], []
+    for net, data in ((ours, mx.nd.array(FRAMES)), (theirs, scale * mx.nd.array(FRAMES) + offset)):
+        net.initialize()
+        for parameter in net.collect_params().values():
+            parameter.set_data(mx.nd.array(np.random.default_rng(3).normal(size=parameter.shape)))
+        net.hybridize(hybridize)
+        with mx.autograd.record():
+            answer = net(data)
+            loss = (answer * answer).sum()
+        loss.backward()
+        answers.append(answer.asnumpy()[:, :4])  # channels beyond these are zero
+        gradients.append([parameter.grad().asnumpy() for parameter in net.collect_params().values()])
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-4)
+    for mine, others in zip(*gradients):
+        np.testing.assert_allclose(mine, others, rtol=1e-3, atol=1e-4 * np.abs(others).max())
+
+
+def test_an_offset_before_padding_is_refused():
+    with pytest.raises(ValueError, match=r"offset=-1.0 with padding \(1, 1\): shift the input before this layer"):
+        ScaledConv2D(4, 3, padding=1, offset=-1.0)

@@ -141,6 +141,14 @@ def test_what_cannot_be_cut_is_left_whole(net):
     assert factor_largest_dense(net, [mx.cpu()], 1) is None
 
 
+@pytest.mark.parametrize("name", ["net_dense0_weight", "net_dense0_bias"])
+def test_a_layer_that_does_not_learn_is_left_whole(name):
+    net = make_net()
+    prepare(net, (16, 32), [mx.cpu()])
+    net.collect_params()[name].grad_req = "null"
+    assert factor_largest_dense(net, [mx.cpu()], 1) is None
+
+
 def test_a_dense_layer_of_many_places_is_left_whole():
     net = nn.HybridSequential()
     net.add(nn.Conv2D(40, 16, 4), nn.Dense(500, flatten=False), nn.Dense(1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robostig.backend import mx
-from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns
+from robostig.folding import fold_constants, fold_scaling, interleave_channels, pair_columns, peel_scaling
 from robostig.pilot import as_network_input
 from robostig.preprocessing import PixelLayout
 
@@ -340,3 +340,26 @@ def test_without_a_shift_to_undo_the_convolution_still_pads(symbol, operators):
 def test_what_begins_otherwise_still_takes_planes(symbol):
     changed, layout, difference = interleave(symbol)
     assert changed is symbol and layout is None and difference == 0
+
+
+@pytest.mark.parametrize(
+    ("symbol", "operators", "scaling"),
+    [
+        (convolve(mx.sym.var("data") / 127.5 - 1, pad=(1, 2)), ["Convolution"], (1 / 127.5, -1.0)),
+        (convolve(mx.sym.var("data") - 127.5), ["Convolution"], (1.0, -127.5)),
+        (convolve(cut((mx.sym.var("data") + 1) * 3)), ["slice_axis", "Convolution"], (3.0, 3.0)),
+        (convolve(cut(mx.sym.var("data")) * 2), ["slice_axis", "_mul_scalar", "Convolution"], (1.0, 0.0)),
+        (see_twice(lambda convolved, data: mx.sym.broadcast_add(convolved, data.mean())), None, (1.0, 0.0)),
+    ],
+)
+def test_what_a_graph_does_first_can_be_done_to_its_input(symbol, operators, scaling):
+    generator, data = np.random.default_rng(5), as_network_input(PICTURES, mx.cpu())
+    names, (shapes, _, _) = symbol.list_arguments(), symbol.infer_shape(data=data.shape)
+    known = {each: mx.nd.array(generator.normal(size=size)) for each, size in zip(names, shapes) if each != "data"}
+    changed, scale, offset = peel_scaling(symbol)
+    assert (scale, offset) == pytest.approx(scaling)
+    assert operators is None or list_operators(changed) == operators
+    assert (changed is symbol) == (scaling == (1.0, 0.0))
+    before = symbol.eval(ctx=mx.cpu(), data=data, **known)[0].asnumpy()
+    after = changed.eval(ctx=mx.cpu(), data=scale * data + offset, **known)[0].asnumpy()
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from robostig import preprocessing
 from robostig.models import get_spec, list_models
-from robostig.preprocessing import InputSpec, PixelLayout, preprocess
+from robostig.preprocessing import InputSpec, PixelLayout, move_channels_first, preprocess
 
 RGB = InputSpec(160, 320)
 SIZES = st.integers(1, 90)
@@ -169,3 +169,16 @@ def test_pixels_lie_as_in_the_picture_with_a_border_around_them(layout, count):
     inputs = layout.arrange(frames)
     assert inputs.dtype == np.float32
     np.testing.assert_array_equal(inputs, framed.reshape(count, 1, framed.shape[1], 3 * framed.shape[2]))
+
+
+@pytest.mark.parametrize("has_opencv", [True, False])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1.0, -127.5), (1 / 127.5, -1.0), (0.5, 0.0)])
+def test_planes_are_scaled_while_they_become_floats(monkeypatch, has_opencv, scale, offset):
+    if not has_opencv:
+        monkeypatch.setattr(preprocessing, "cv2", None)
+    frames = np.random.default_rng(4).integers(0, 256, (3, 7, 5, 3), np.uint8)
+    out = np.empty((3, 3, 7, 5), np.float32)
+    planes = move_channels_first(frames, out, scale=scale, offset=offset)
+    assert planes is out
+    np.testing.assert_allclose(planes, scale * frames.transpose(0, 3, 1, 2).astype(np.float64) + offset, atol=1e-4)
+    assert np.array_equal(move_channels_first(frames), frames.transpose(0, 3, 1, 2).astype(np.float32))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from robostig.backend import mx
+from robostig.convolution import ScaledConv2D
 from robostig.models.registry import register
 from robostig.preprocessing import InputSpec
 
@@ -47,7 +48,7 @@ class CommaNet(mx.gluon.HybridBlock):
             self.features = nn.HybridSequential(prefix="features_")
             with self.features.name_scope():
                 self.features.add(
-                    nn.Conv2D(16, 8, 4, padding=2),  # 160x320 -> 40x80
+                    ScaledConv2D(16, 8, 4, padding=2, scale=1 / 127.5),  # 160x320 -> 40x80
                     nn.ELU(),
                     nn.Conv2D(32, 5, 2, padding=2),  # -> 20x40
                     nn.ELU(),
@@ -66,5 +67,5 @@ class CommaNet(mx.gluon.HybridBlock):
                 )
 
     def hybrid_forward(self, F: Any, frames: Any) -> Any:
-        """Normalise, look, steer."""
-        return self.output(self.features(frames * (1 / 127.5) - 1.0))
+        """Normalise, to x / 127.5 - 1 together with the first layer, look, steer."""
+        return self.output(self.features(frames - 127.5))

@@ -64,7 +64,17 @@ class PilotNet(mx.gluon.HybridBlock):
             with self.features.name_scope():
                 in_channels, in_padding = 3, 0
                 for channels, kernel, stride in ((24, 5, 2), (36, 5, 2), (48, 5, 2), (64, 3, 1), (64, 3, 1)):
-                    layer = AlignedConv2D(channels, kernel, stride, in_channels=in_channels, in_padding=in_padding)
+                    # The first one normalises: x / 127.5 - 1.
+                    scale, offset = (1 / 127.5, -1.0) if in_channels == 3 else (1.0, 0.0)
+                    layer = AlignedConv2D(
+                        channels,
+                        kernel,
+                        stride,
+                        in_channels=in_channels,
+                        in_padding=in_padding,
+                        scale=scale,
+                        offset=offset,
+                    )
                     self.features.add(layer, nn.ELU())
                     in_channels, in_padding = channels, layer.padding
             # 66x200 -> 31x98 -> 14x47 -> 5x22 -> 3x20 -> 1x18
@@ -76,6 +86,5 @@ class PilotNet(mx.gluon.HybridBlock):
                 self.output.add(nn.Dense(1))
 
     def hybrid_forward(self, F: Any, frames: Any) -> Any:
-        """Normalise, look, steer."""
-        seen = F.slice_axis(frames, axis=2, begin=0, end=-ROWS_LEFT_OVER)
-        return self.output(self.features(seen * (1 / 127.5) - 1.0))
+        """Look, steer."""
+        return self.output(self.features(F.slice_axis(frames, axis=2, begin=0, end=-ROWS_LEFT_OVER)))

@@ -110,7 +110,7 @@ def test_two_workers_learn_what_one_does(whole, tmp_path, name):
     alone = {key: np.asarray(value) for key, value in alone.items()}
     distance = measure_distance(alone, read_outcome(whole, name, "algo-1"))
     logger.info("%s on two hosts and on one differ by %.1e at the most", name, distance)
-    assert distance < 1e-5
+    assert distance < 3e-5
 
 
 @pytest.mark.parametrize("name", ["nvidia", "two devices", "batch norm", "frozen", "resumable"])
