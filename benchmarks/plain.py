@@ -1,10 +1,10 @@
 """What is there for speed changes nothing: ``fit`` against the same training written plainly.
 
-Plainly is: the engine with threads that MXNet has by default, convolutions of just their channels, layer by layer
-instead of a compiled graph, each picture decoded whenever it is needed, each batch made when its turn comes, moved by
-MXNet, and waited for. The frame cache is empty at the start. Both draw the same frames, augmentations, first weights
-and dropout from the same seed, so that their curves must agree: that they do, to a thousandth, is checked. How much
-time the plain way takes comes with it.
+Plainly is: the engine with threads that MXNet has by default, convolutions of just their channels after a pass that
+normalises all frames, layer by layer instead of a compiled graph, each picture decoded whenever it is needed, each
+batch made when its turn comes, moved by MXNet, and waited for. The frame cache is empty at the start. Both draw the
+same frames, augmentations, first weights and dropout from the same seed, so that their curves must agree: that they do,
+to a thousandth, is checked. How much time the plain way takes comes with it.
 
     python benchmarks/plain.py [--data recording] [--quick] [--json FILE]
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Sequence
 
 import numpy as np
@@ -63,6 +64,11 @@ class PlainRun(training._Run):
         return [loss]
 
 
+def convolve(self: Any, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+    """Scale every number of the input, then convolve."""
+    return mx.gluon.nn.Conv2D.hybrid_forward(self, F, x * self._scale + self._offset, weight, bias)
+
+
 class Epochs:
     """Whole epochs from recorded JPEGs."""
 
@@ -70,13 +76,15 @@ class Epochs:
         """Read the log, train and validate; returns what ``gluon_side.Epochs.run`` does, but for ``decoding_s``."""
         started = time.perf_counter()
         convolution.CHANNEL_BLOCK = 1  # of which every number of channels is a multiple: plain convolutions
+        for kind in (convolution.ScaledConv2D, convolution.AlignedConv2D):
+            kind.hybrid_forward = convolve  # type: ignore[method-assign]
         log, spec = read_driving_log(data), get_spec(config.model).input
         split, contexts = split_by_time(log), [mx.cpu()]
         frames = {camera: Pictures(paths, spec) for camera, paths in log.pictures.items()}
         train, validation = (SteeringDataset(frames, log.steering, rows) for rows in (split.train, split.validation))
         net = get_model(config.model)
+        config = replace(config, hybridize=False)
         training._prepare(net, train, contexts, config)
-        net.hybridize(False)
         loader = training.make_loader(train, config)
         loader.__class__ = PlainLoader
         run = PlainRun(net, None, loader, validation, config, contexts, WorkerGroup())
