@@ -77,7 +77,7 @@ class Epochs:
         started = time.perf_counter()
         convolution.CHANNEL_BLOCK = 1  # of which every number of channels is a multiple: plain convolutions
         for kind in (convolution.ScaledConv2D, convolution.AlignedConv2D):
-            kind.hybrid_forward = convolve  # type: ignore[method-assign]
+            kind.hybrid_forward = convolve
         log, spec = read_driving_log(data), get_spec(config.model).input
         split, contexts = split_by_time(log), [mx.cpu()]
         frames = {camera: Pictures(paths, spec) for camera, paths in log.pictures.items()}
