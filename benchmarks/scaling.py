@@ -148,7 +148,7 @@ def start_servers(cores: Sequence[int], scratch: Path) -> Iterator[Dict[str, str
         "SM_HOSTS": json.dumps(HOSTS),
     }
     with ExitStack() as stack:
-        log = stack.enter_context(open(scratch / "servers.log", "w"))
+        log = stack.enter_context(open(scratch / "servers.log", "a"))
         for role, core in [("scheduler", cores[0]), *(("server", core) for core in cores)]:
             code = f"import os; os.sched_setaffinity(0, {{{core}}}); import robostig.backend"
             process = subprocess.Popen(

@@ -97,8 +97,9 @@ class Host:
     @staticmethod
     def _count_exchanged(net: Any, frame: np.ndarray, batch_size: int) -> int:
         net.initialize()
-        net(as_network_input(frame, mx.cpu()))
-        factored, count = factor_largest_dense(net, [mx.cpu()], batch_size), count_parameters(net)
+        data = as_network_input(frame, mx.cpu())
+        net(data)
+        factored, count = factor_largest_dense(net, [mx.cpu()], batch_size, data.shape[1:]), count_parameters(net)
         return count if factored is None else count - factored.weight.data().size + factored.rows[0].size
 
     def train_epoch(self) -> Tuple[float, float]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from robostig.backend import mx
+from robostig.tracing import make_block, trace
 
 __all__ = ["FactoredDense", "factor_largest_dense"]
 
 _WORTHWHILE = 2  # times as many bytes must travel without
+_LEAST = 250_001  # weights: fewer travel with all other small gradients
+_ANSWERS = "answers of the layer that is cut out"  # no parameter has this name
 
 
 class FactoredDense:
@@ -109,7 +111,7 @@ class FactoredDense:
 
 
 def factor_largest_dense(
-    net: mx.gluon.HybridBlock, contexts: Sequence[mx.Context], batch_size: int
+    net: mx.gluon.HybridBlock, contexts: Sequence[mx.Context], batch_size: int, shape: Tuple[int, int, int]
 ) -> Optional[FactoredDense]:
     """Cut a network at its largest dense layer, if the factors of its gradient are less to exchange.
 
@@ -119,46 +121,55 @@ def factor_largest_dense(
         With parameters of known shapes. They are shared with what is returned.
     contexts, batch_size
         As for :class:`FactoredDense`.
+    shape
+        A frame's: (channels, height, width).
 
     Returns
     -------
     FactoredDense
-        Or None: where no dense layer is large enough, or the largest is one of several ways through the network, shares
-        its parameters with another, or does not learn.
+        Or None: where no dense layer that learns is large enough, or the largest is one of several ways through the
+        network, shares its parameters with another, or sees something else than one row a frame.
     """
-    parameters = net.collect_params()
-    graph = json.loads(net(mx.sym.var("data")).tojson())
-    nodes = graph["nodes"]
-    dense = [
-        node for node in nodes if node["op"] == "FullyConnected" and node["attrs"].get("flatten", "True") == "True"
-    ]
-    largest = max(dense, key=lambda node: math.prod(_read_shape(node, nodes, parameters)), default=None)
-    if largest is None:
+    parameters, symbol = net.collect_params(), trace(net)
+    if symbol is None:
         return None
-    units, in_units = _read_shape(largest, nodes, parameters)
-    if units * in_units < _WORTHWHILE * batch_size * (units + in_units):
+    graph = json.loads(symbol.tojson())
+    nodes = graph["nodes"]
+    sizes = {number: _measure(node, nodes, parameters) for number, node in enumerate(nodes)}
+    largest = nodes[max(sizes, key=lambda number: math.prod(sizes[number]))]
+    units, in_units = _measure(largest, nodes, parameters)
+    if not units or units * in_units < max(_LEAST, _WORTHWHILE * batch_size * (units + in_units)):
         return None
     source, *rest = largest["inputs"]
+    if nodes[source[0]]["op"] == "null":  # MXNet hands over no input as it is
+        return None
     names = [nodes[number]["name"] for number, *_ in rest]
-    if any(parameters[name].grad_req == "null" for name in names):
-        return None
     below = mx.sym.load_json(json.dumps({**graph, "heads": [source]}))
-    largest.update(op="null", name="answers", inputs=[])
+    largest.update(op="null", name=_ANSWERS, inputs=[])
     above = mx.sym.load_json(json.dumps(graph))
-    shared = set(below.list_inputs()) & set(above.list_inputs())
-    if "answers" not in above.list_inputs() or shared or {*names} & {*below.list_inputs(), *above.list_inputs()}:
+    inputs, others = set(below.list_inputs()), set(above.list_inputs())
+    if "data" not in inputs or _ANSWERS not in others or inputs & others or {*names} & (inputs | others):
         return None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
-        parts = [
-            mx.gluon.SymbolBlock(symbol, [mx.sym.var(name)], params=parameters)
-            for symbol, name in ((below, "data"), (above, "answers"))
-        ]
+    given = {name: parameters[name].shape for name in below.list_arguments() if name in parameters}
+    sizes_below = below.infer_shape(data=(batch_size, *shape), **given)[1]
+    if not sizes_below or sizes_below[0][0] != batch_size or math.prod(sizes_below[0]) != batch_size * in_units:
+        return None
+    parts = make_block(below, "data", parameters), make_block(above, _ANSWERS, parameters)
+    if parts[0] is None or parts[1] is None:
+        return None
     weight, bias = parameters[names[0]], parameters[names[1]] if names[1:] else None
     return FactoredDense(parts[0], parts[1], weight, bias, contexts, batch_size)
 
 
-def _read_shape(node: Dict[str, Any], nodes: List[Dict[str, Any]], parameters: Any) -> Tuple[int, int]:
-    """Return the units of a dense layer and of what it is given; none if its weight is no parameter."""
-    name = nodes[node["inputs"][1][0]]["name"]
-    return parameters[name].shape if name in parameters else (0, 0)
+def _measure(node: Dict[str, Any], nodes: List[Dict[str, Any]], parameters: Any) -> Tuple[int, int]:
+    """Return units and in_units of a dense layer of all that belongs to a frame; none of what is no such layer.
+
+    Nor of one whose parameters are computed, or do not learn.
+    """
+    if node["op"] != "FullyConnected" or node["attrs"].get("flatten", "True") not in ("True", "1"):
+        return 0, 0
+    names = [nodes[number]["name"] for number, *_ in node["inputs"][1:]]
+    if any(name not in parameters or parameters[name].grad_req == "null" for name in names):
+        return 0, 0
+    units, in_units = parameters[names[0]].shape
+    return units, in_units

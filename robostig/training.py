@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import time
-import warnings
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
@@ -33,6 +32,7 @@ from robostig.folding import peel_scaling
 from robostig.freezing import Backbone
 from robostig.pilot import InputMemory, predict
 from robostig.precision import scale_losses, set_precision, watch_overflow
+from robostig.tracing import make_block, trace
 from robostig.workers import WorkerGroup
 
 __all__ = [
@@ -163,9 +163,10 @@ def fit(
         Called after each epoch, when its checkpoint is in place. What it raises ends the run and leaves the checkpoint.
     workers
         Those who train this network together, each calling this with the same arguments; this process alone if None.
-        Each takes its share of every batch, all end with the same parameters and history, and the first writes files.
-        The result is one worker's to within rounding, but for dropout, whose masks each worker draws for its share, and
-        for batch normalisation, which uses the statistics of each one's share.
+        Each takes its share of every batch, all end with the same parameters and history (to within rounding, where
+        their processors differ), and the first writes files. The result is one worker's to within rounding, but for
+        dropout, whose masks each worker draws for its share, and for batch normalisation, which uses the statistics of
+        each one's share.
 
     Raises
     ------
@@ -327,11 +328,18 @@ class _Run:
         self.memories = [InputMemory(context, scale=scale, offset=offset) for context in contexts]
         self.factored = None
         if is_plain and workers.count > 1:
-            self.factored = factor_largest_dense(self.learner, contexts, config.batch_size)
+            shape = (3, validation.spec.height, validation.spec.width)
+            self.factored = factor_largest_dense(self.learner, contexts, config.batch_size, shape)
         if self.factored is not None:
             for part in (self.factored.below, self.factored.above):
                 _compile(part, config)
-            kvstore.factor(self.trainer._params.index(self.factored.weight), self.factored)
+            kvstore.factor(self.trainer._param2idx[self.factored.weight.name], self.factored)
+            self.log(
+                "of %s, not the gradient travels but its factors: %d numbers for %d",
+                self.factored.weight.name,
+                self.factored.rows[0].size,
+                self.factored.weight.data(contexts[0]).size,
+            )
         self.loss = mx.gluon.loss.L2Loss()
         self.history: List[EpochRecord] = []
         self.best: Dict[str, np.ndarray] = {}
@@ -375,7 +383,7 @@ class _Run:
             self.trainer.set_learning_rate(rate)
             losses.append(self._step(batch))
             seen += len(batch.steering)
-            if len(losses) > 1:  # one step behind: the engine stays busy, and never runs away from us
+            if len(losses) > 1:  # one step behind: a GPU stays busy, and never runs away from us
                 total += self.workers.wait(_add_up, losses.pop(0))
             bar.update()
         total += sum(self.workers.wait(_add_up, each) for each in losses)
@@ -408,7 +416,7 @@ class _Run:
         cuts = np.linspace(0, len(batch.steering), len(self.contexts) + 1).astype(int)
         losses = []
         for context, memory, start, stop in zip(self.contexts, self.memories, cuts[:-1], cuts[1:]):
-            frames = memory.write(batch.frames[start:stop])  # on a CPU, nobody reads the step before any more
+            frames = memory.write(batch.frames[start:stop])
             steering = mx.nd.array(batch.steering[start:stop], ctx=context)
             with mx.autograd.record():
                 losses.append(self.loss((self.factored or self.learner)(frames), steering).sum())
@@ -427,7 +435,7 @@ class _Run:
         """Move the running average towards the parameters: (1 - share) * average + share * parameter."""
         is_cpu = self.contexts[0].device_type == "cpu"
         if is_cpu:
-            mx.nd.waitall()
+            mx.nd.waitall()  # for the next step, too, whose frames are written where this one's were
         for name, parameter in self._list_moving():
             average, value = self.average[name], parameter.data(self.contexts[0])
             if is_cpu:  # three to eight times as quick as what MXNet has
@@ -625,12 +633,10 @@ def _compile(net: mx.gluon.HybridBlock, config: TrainingConfig) -> None:
 
 def _peel_scaling(net: mx.gluon.HybridBlock) -> Tuple[mx.gluon.HybridBlock, float, float]:
     """Return a network that shares parameters and takes ``scale * frames + offset``; the scale, and the offset."""
-    symbol, scale, offset = peel_scaling(net(mx.sym.var("data")))
-    if (scale, offset) == (1.0, 0.0):
-        return net, scale, offset
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Cannot decide type")  # of the input, which takes any
-        return mx.gluon.SymbolBlock(symbol, [mx.sym.var("data")], params=net.collect_params()), scale, offset
+    symbol = trace(net)
+    peeled, scale, offset = (symbol, 1.0, 0.0) if symbol is None else peel_scaling(symbol)
+    block = net if peeled is symbol else make_block(peeled, "data", net.collect_params())
+    return (net, 1.0, 0.0) if block is None else (block, scale, offset)
 
 
 def _is_fresh(parameter: mx.gluon.Parameter) -> bool:

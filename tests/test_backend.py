@@ -238,11 +238,3 @@ def test_the_memory_of_an_array_is_read_and_written_in_place(dtype):
     assert memory.shape == (1, 6) and memory.dtype == np.dtype(dtype) and memory.tolist() == [[1, 2, 3, 4, 5, 6]]
     memory += 10
     assert array.asnumpy().tolist() == [[11, 12, 13], [14, 15, 16]]
-
-
-def test_the_memory_of_what_onednn_has_laid_out_is_in_order():
-    net = mx.gluon.nn.Conv2D(32, 5, in_channels=16)
-    net.initialize()
-    expected = net.weight.data().asnumpy()
-    net(mx.nd.zeros((1, 16, 9, 9)))  # for inference, weights are laid out anew
-    assert np.array_equal(view_memory(net.weight.data()), expected.reshape(1, -1))

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import numpy as np
 import pytest
 
+from robostig import factors
 from robostig.backend import mx
-from robostig.factors import factor_largest_dense
+from robostig.factors import FactoredDense, factor_largest_dense
 from robostig.models import get_model, get_spec
 
 nn = mx.gluon.nn
 LOSS = mx.gluon.loss.L2Loss()
 BATCH = 9
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+    """Let small layers count as large ones."""
+    monkeypatch.setattr(factors, "_LEAST", 0)
 
 
 def make_net(*, bias: bool = True) -> mx.gluon.HybridBlock:
@@ -21,34 +28,37 @@ def make_net(*, bias: bool = True) -> mx.gluon.HybridBlock:
     return net
 
 
-class Around(mx.gluon.HybridBlock):
-    """A network whose large layer is not the only way through it."""
+class Net(mx.gluon.HybridBlock):
+    """A network with a large layer; what it does with that is a function of its own."""
+
+    def __init__(self, answer, **parameters) -> None:
+        super().__init__(prefix="net_")
+        self.answer = answer
+        with self.name_scope():
+            self.large, self.last = nn.Dense(40), nn.Dense(1)
+            for name, options in parameters.items():
+                setattr(self, name, self.params.get(name, **options))
+
+    def hybrid_forward(self, F, frames, **parameters):
+        return self.answer(self, F, frames, **parameters)
+
+
+class OwnForward(mx.gluon.HybridBlock):
+    """A network that hybridizes by parts, since it asks its input for its shape."""
 
     def __init__(self) -> None:
-        super().__init__(prefix="around_")
+        super().__init__(prefix="own_")
         with self.name_scope():
-            self.large, self.way = nn.Dense(40), nn.Dense(1)
+            self.large, self.last = nn.Dense(40), nn.Dense(1)
 
-    def hybrid_forward(self, F, frames):
-        return self.way(F.concat(self.large(frames), F.Flatten(frames), dim=1))
-
-
-class Twice(mx.gluon.HybridBlock):
-    """A network that uses its large layer twice."""
-
-    def __init__(self) -> None:
-        super().__init__(prefix="twice_")
-        with self.name_scope():
-            self.large, self.last = nn.Dense(300, in_units=300), nn.Dense(1)
-
-    def hybrid_forward(self, F, frames):
-        return self.last(self.large(self.large(F.slice_axis(F.Flatten(frames), axis=1, begin=0, end=300))))
+    def forward(self, frames):
+        return self.last(self.large(frames.reshape((frames.shape[0], -1))))
 
 
 def prepare(net: mx.gluon.HybridBlock, shape, contexts) -> List[mx.nd.NDArray]:
     """Initialise a network, and return a batch of frames and steering."""
     mx.random.seed(3)
-    net.initialize(mx.init.Xavier(), ctx=contexts)
+    net.initialize(mx.init.Xavier(), ctx=contexts, force_reinit=True)
     frames = mx.nd.random.uniform(0, 255, shape=(BATCH, 3, *shape))
     net(frames[:1].as_in_context(contexts[0]))
     return [frames, mx.nd.random.uniform(-1, 1, shape=(BATCH, 1))]
@@ -69,7 +79,7 @@ def check_factored(net: mx.gluon.HybridBlock, shape, cuts) -> None:
         whole = LOSS(net(frames), steering).sum()
     whole.backward()
     expected = read_gradients(net)[0]
-    factored = factor_largest_dense(net, contexts, BATCH)
+    factored = factor_largest_dense(net, contexts, BATCH, (3, *shape))
     assert factored is not None
     for part in (factored.below, factored.above):
         part.hybridize(static_alloc=True, static_shape=True)
@@ -116,41 +126,64 @@ def test_a_network_of_ones_own_has_them_too(bias, cuts):
     check_factored(make_net(bias=bias), (16, 32), cuts)
 
 
+def factor(net: mx.gluon.HybridBlock, batch_size: int = 1, shape=(16, 32)) -> Optional[FactoredDense]:
+    prepare(net, shape, [mx.cpu()])
+    return factor_largest_dense(net, [mx.cpu()], batch_size, (3, *shape))
+
+
 def test_factors_are_exchanged_where_they_are_less_than_half_of_the_gradient():
     net = make_net()
-    prepare(net, (16, 32), [mx.cpu()])
-    weight = net.collect_params()["net_dense0_weight"]
-    assert weight.shape == (40, 420)
-    assert factor_largest_dense(net, [mx.cpu()], 18).weight is weight  # 16,800 numbers, or 18 * 460 = 8,280
-    assert factor_largest_dense(net, [mx.cpu()], 19) is None
+    assert factor(net, 18).weight.shape == (40, 420)  # 16,800 numbers, or 18 * 460 = 8,280
+    assert factor(net, 19) is None
 
 
-@pytest.mark.parametrize(
-    "net",
-    [
-        Around(),
-        Twice(),
-        pytest.param(nn.HybridSequential(), id="no dense layer"),
-    ],
-    ids=lambda net: type(net).__name__,
-)
-def test_what_cannot_be_cut_is_left_whole(net):
-    if isinstance(net, nn.HybridSequential):
-        net.add(nn.Conv2D(1, 16))
-    prepare(net, (16, 32), [mx.cpu()])
-    assert factor_largest_dense(net, [mx.cpu()], 1) is None
+def test_what_is_small_travels_with_all_the_rest(monkeypatch):
+    monkeypatch.setattr(factors, "_LEAST", 16_801)
+    assert factor(make_net()) is None
+    monkeypatch.setattr(factors, "_LEAST", 16_800)
+    assert factor(make_net()) is not None
 
 
-@pytest.mark.parametrize("name", ["net_dense0_weight", "net_dense0_bias"])
-def test_a_layer_that_does_not_learn_is_left_whole(name):
-    net = make_net()
-    prepare(net, (16, 32), [mx.cpu()])
-    net.collect_params()[name].grad_req = "null"
-    assert factor_largest_dense(net, [mx.cpu()], 1) is None
+def test_a_large_layer_that_learns_is_found_beside_a_larger_one_that_does_not():
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3), nn.Dense(50), nn.Dense(40), nn.Dense(1))
+    assert factor(net).weight is net[1].weight
+    net[1].weight.grad_req = "null"
+    assert factor(net).weight is net[2].weight
+    net[2].bias.grad_req = "null"
+    assert factor(net) is None
+
+
+WHOLE = {
+    "no dense layer": lambda net, F, frames: F.mean(frames, axis=(1, 2, 3)),
+    "no large layer": lambda net, F, frames: net.last(F.mean(frames, axis=(2, 3))),
+    "a way around": lambda net, F, frames: net.last(F.concat(net.large(frames * 2), F.Flatten(frames), dim=1)),
+    "frames as they come": lambda net, F, frames: net.last(net.large(frames)),
+    "used twice": lambda net, F, frames: net.last(net.large(F.exp(frames)) + net.large(frames * 2)),
+    "patches": lambda net, F, frames: net.last(
+        net.large(F.reshape(frames * 2, shape=(-1, 3, 8, 32))).reshape((-1, 80))
+    ),
+    "an index": lambda net, F, frames, index: net.last(F.take(net.large(frames * 2), index, axis=1)),
+    "a computed bias": lambda net, F, frames, weight, bias: net.last(
+        F.FullyConnected(frames * 2, weight, bias * 2, num_hidden=40)
+    ),
+}
+PARAMETERS = {
+    "an index": {"index": {"shape": (3,), "dtype": "int32", "init": "zeros", "grad_req": "null"}},
+    "a computed bias": {"weight": {"shape": (40, 3 * 16 * 32)}, "bias": {"shape": (40,), "init": "zeros"}},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_cannot_be_cut_is_left_whole(name):
+    assert factor(Net(WHOLE[name], **PARAMETERS.get(name, {}))) is None
+
+
+def test_a_network_that_is_no_graph_as_a_whole_is_left_so():
+    assert factor(OwnForward()) is None
 
 
 def test_a_dense_layer_of_many_places_is_left_whole():
     net = nn.HybridSequential()
     net.add(nn.Conv2D(40, 16, 4), nn.Dense(500, flatten=False), nn.Dense(1))
-    prepare(net, (16, 320), [mx.cpu()])
-    assert factor_largest_dense(net, [mx.cpu()], 1) is None
+    assert factor(net, shape=(16, 320)) is None

@@ -110,7 +110,7 @@ def test_two_workers_learn_what_one_does(whole, tmp_path, name):
     alone = {key: np.asarray(value) for key, value in alone.items()}
     distance = measure_distance(alone, read_outcome(whole, name, "algo-1"))
     logger.info("%s on two hosts and on one differ by %.1e at the most", name, distance)
-    assert distance < 3e-5
+    assert distance < 3e-5  # Adam makes much of the rounding of small gradients
 
 
 @pytest.mark.parametrize("name", ["nvidia", "two devices", "batch norm", "frozen", "resumable"])
@@ -132,6 +132,8 @@ def test_the_first_host_alone_writes_and_each_says_what_it_does(whole):
     assert "2 hosts, this is algo-1 (1 of 2): 4 of every batch of 9 frames here" in first
     assert "2 hosts, this is algo-2 (2 of 2): 5 of every batch of 9 frames here" in second
     assert "epoch=1 " in first and "epoch=1 " not in second
+    assert first.count("not the gradient travels but its factors: 12024 numbers for 336000") == 2
+    assert "its factors" not in second
     devices = read_outcome(whole, "two devices", "algo-1")["devices"]
     assert list(devices) == ["algo-1 cpu(0)", "algo-1 cpu(1)", "algo-2 cpu(0)", "algo-2 cpu(1)"]
 

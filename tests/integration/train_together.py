@@ -27,6 +27,7 @@ SMALL = InputSpec(16, 32, crop_top=0.3)
 # Five steps an epoch; neither a batch nor the 13 rows to validate on can be halved.
 CONFIG = TrainingConfig(epochs=2, batch_size=9, learning_rate=0.003, patience=0, hybridize=True, device="cpu", seed=2)
 RESUMABLE = replace(CONFIG, epochs=4)
+WIDE = 1000  # units of a layer that is so large that its gradient travels as factors
 FATAL_READ = 2 * 5 + 3  # in the third epoch
 
 
@@ -56,13 +57,13 @@ def make_sets(spec: InputSpec, fatal_read: Optional[int] = None) -> Tuple[Steeri
     return tuple(SteeringDataset({"center": each}, labels) for each, labels in zip(frames, steering))
 
 
-def make_small_net(*, dropout: float = 0.0, normalize_batch: bool = False) -> mx.gluon.HybridBlock:
+def make_small_net(*, dropout: float = 0.0, normalize_batch: bool = False, units: int = 8) -> mx.gluon.HybridBlock:
     net = nn.HybridSequential(prefix="small_")
     with net.name_scope():
         net.add(nn.HybridLambda(lambda F, frames: frames * (1 / 127.5) - 1.0), nn.Conv2D(4, 5, 2))
         if normalize_batch:
             net.add(nn.BatchNorm())
-        net.add(nn.ELU(), nn.Flatten(), nn.Dropout(dropout), nn.Dense(8), nn.ELU(), nn.Dense(1))
+        net.add(nn.ELU(), nn.Flatten(), nn.Dropout(dropout), nn.Dense(units), nn.ELU(), nn.Dense(1))
     return net
 
 
@@ -87,13 +88,13 @@ def train(name: str, workers: WorkerGroup, folder: Path, fatal_read: Optional[in
     if name == "nvidia":
         net, spec = get_model("nvidia", dropout=0.0), get_spec("nvidia").input
     elif name == "two devices":
-        net, config = make_small_net(), replace(CONFIG, device="cpu:2", optimizer="sgd")
+        net, config = make_small_net(units=WIDE), replace(CONFIG, device="cpu:2", optimizer="sgd")
     elif name == "batch norm":
         net = make_small_net(normalize_batch=True)
     elif name == "frozen":
         net, config = Backboned(), replace(CONFIG, freeze_epochs=1)
     else:
-        net, config = make_small_net(dropout=0.3), RESUMABLE
+        net, config = make_small_net(dropout=0.3, units=WIDE), RESUMABLE
     small = 100 if name in ("two devices", "frozen") else 250_000  # there, some gradients travel alone
     with patch("robostig.workers._SMALL", small):
         result = fit(net, *make_sets(spec, fatal_read), config, workdir=folder, workers=workers)
