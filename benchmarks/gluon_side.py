@@ -21,14 +21,14 @@ from robostig.closed_loop import evaluate_closed_loop
 from robostig.data import SteeringDataset, balance_weights, open_frames
 from robostig.driving_log import read_driving_log
 from robostig.models import get_model, get_spec
+from robostig.pilot import InputMemory, as_network_input
 from robostig.pilot import Pilot as SteeringPilot
-from robostig.pilot import as_network_input
 from robostig.pipeline import evaluate_artifact, read_recording, train_model
 from robostig.preprocessing import InputSpec, preprocess
 from robostig.roads import RECIPE, TEST_ROADS, TRAINING_LAPS, training_tracks
 from robostig.simulation import parse_tracks, record
 from robostig.split import split_by_time
-from robostig.training import TrainingConfig, _prepare, fit
+from robostig.training import TrainingConfig, _compile, _peel_scaling, _prepare, fit
 
 __all__ = ["Driver", "Epochs", "Pilot", "TrainingStep"]
 
@@ -52,7 +52,7 @@ class HeldFrames(NamedTuple):
 
 
 class TrainingStep:
-    """Forward, backward and update on batches that lie in memory as float32."""
+    """Forward, backward and update on batches that lie in memory as bytes."""
 
     def find_spec(self, model: str) -> InputSpec:
         """Return how frames are preprocessed for a model."""
@@ -64,7 +64,7 @@ class TrainingStep:
         self.frame = batches[0][0][:1]
         self.run = Run(model, self.frame)
         self.weights = self.run.read_weights()
-        self.inputs = [(as_network_input(frames, mx.cpu()), mx.nd.array(steering)) for frames, steering in batches]
+        self.batches = batches
         return self.weights
 
     def measure(self, steps: int) -> float:
@@ -72,7 +72,7 @@ class TrainingStep:
         started = time.perf_counter()
         pending = []
         for step in range(steps):
-            pending.append(self.run.step(*self.inputs[step % len(self.inputs)]))
+            pending.append(self.run.step(*self.batches[step % len(self.batches)]))
             if len(pending) > 1:  # one step behind, as fit
                 pending.pop(0).asscalar()
         mx.nd.waitall()
@@ -82,7 +82,7 @@ class TrainingStep:
         """Return the loss of each step from the first weights on, without dropout."""
         run = Run(self.model, self.frame, dropout=False)
         run.write_weights(self.weights)
-        return [run.step(*each).asscalar() / BATCH for _ in range(passes) for each in self.inputs]
+        return [run.step(*each).asscalar() / BATCH for _ in range(passes) for each in self.batches]
 
 
 class Run:
@@ -96,15 +96,19 @@ class Run:
         frames = SteeringDataset({"center": HeldFrames(frame, get_spec(model).input)}, np.zeros(1, np.float32))
         _prepare(self.net, frames, [mx.cpu()], config)
         self.parameters = self.net.collect_params()
+        self.learner, scale, offset = _peel_scaling(self.net)
+        _compile(self.learner, config)
+        self.memory = InputMemory(mx.cpu(), scale=scale, offset=offset)
         self.trainer = mx.gluon.Trainer(
             self.parameters, config.optimizer, {"learning_rate": config.learning_rate}, update_on_kvstore=False
         )
         self.loss = mx.gluon.loss.L2Loss()
 
-    def step(self, frames: mx.nd.NDArray, steering: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Forward, backward, update; returns the summed loss, not waited for."""
+    def step(self, frames: np.ndarray, steering: np.ndarray) -> mx.nd.NDArray:
+        """Forward, backward, update on (n, H, W, 3) uint8 and (n,); returns the summed loss, not waited for."""
+        inputs, labels = self.memory.write(frames), mx.nd.array(steering)
         with mx.autograd.record():
-            loss = self.loss(self.net(frames), steering).sum()
+            loss = self.loss(self.learner(inputs), labels).sum()
         loss.backward()
         self.trainer.step(BATCH)
         return loss

@@ -104,20 +104,18 @@ def as_network_input(frames: torch.Tensor, form: str) -> torch.Tensor:
 
 
 class TrainingStep:
-    """Forward, backward and update on batches that lie in memory as float32."""
+    """Forward, backward and update on batches that lie in memory as bytes."""
 
     def prepare(self, model: str, weights: Sequence[np.ndarray], batches: Sequence[Tuple[np.ndarray, ...]]) -> None:
         """Take a model's first weights, and batches of (n, H, W, 3) uint8 and (n,) steering."""
         self.model, self.weights, self.batches = model, weights, batches
         self.runs = {form: Run(model, weights, form) for form in FORMATS}
-        self.inputs = {form: self._load(form) for form in FORMATS}
 
     def measure(self, form: str, steps: int) -> float:
         """Return the images a second over a number of steps."""
-        inputs = self.inputs[form]
         started = time.perf_counter()
         for step in range(steps):
-            self.runs[form].step(*inputs[step % len(inputs)])
+            self.runs[form].step(*self._load(step, form))
         return steps * BATCH / (time.perf_counter() - started)
 
     def learn(self, form: str, passes: int) -> List[float]:
@@ -129,17 +127,15 @@ class TrainingStep:
         """
         run = Run(self.model, self.weights, form, dropout=False)
         losses: List[float] = []
-        for frames, steering in self.inputs[form] * passes:
+        for step in range(passes * len(self.batches)):
             for group in run.optimizer.param_groups:
-                group["eps"] = 1e-8 / math.sqrt(1.0 - group["betas"][1] ** (len(losses) + 1))
-            losses.append(run.step(frames, steering))
+                group["eps"] = 1e-8 / math.sqrt(1.0 - group["betas"][1] ** (step + 1))
+            losses.append(run.step(*self._load(step, form)))
         return losses
 
-    def _load(self, form: str) -> List[Tuple[torch.Tensor, torch.Tensor]]:
-        return [
-            (as_network_input(torch.from_numpy(frames), form), torch.from_numpy(steering))
-            for frames, steering in self.batches
-        ]
+    def _load(self, step: int, form: str) -> Tuple[torch.Tensor, torch.Tensor]:
+        frames, steering = self.batches[step % len(self.batches)]
+        return as_network_input(torch.from_numpy(frames), form), torch.from_numpy(steering)
 
 
 class Run:

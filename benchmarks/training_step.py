@@ -1,7 +1,8 @@
 """Images a second in training: forward, backward and update, against PyTorch.
 
 Both sides train the same network from the same weights on the same batches of 64 recorded frames, which lie in memory
-as float32, with as many threads and Adam of the same settings. Ours is prepared as ``robostig.training.fit`` prepares
+as bytes, as a loader hands them over: that they become floats and are normalised is part of the step, wherever a side
+does it. Both have as many threads and Adam of the same settings. Ours is prepared as ``robostig.training.fit`` prepares
 it and takes its steps, one loss behind; the running average, which PyTorch's usual loop has not, is left out (it is in
 ``epoch.py``). PyTorch runs in both memory formats, with Adam's fused form, and the better one is the peer. That both
 learn the same is checked first: without dropout, their losses from the same weights on must agree.

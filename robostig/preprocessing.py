@@ -18,6 +18,8 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from robostig.threads import share_out
+
 try:
     import cv2
 except ImportError:  # SageMaker's inference image
@@ -219,19 +221,23 @@ def move_channels_first(
     """
     count, *size, channels = frames.shape
     planes = np.empty((count, channels, *size), np.float32) if out is None else out
-    parts = np.empty(planes.shape[1:], np.uint8)  # OpenCV takes pixels apart twice as quickly as NumPy
-    for frame, target in zip(frames, planes):
-        if cv2 is None:
-            parts[...] = frame.transpose(2, 0, 1)
-        else:
-            cv2.split(frame, parts)  # type: ignore[call-overload]
-        if scale != 1.0:
-            np.multiply(parts, np.float32(scale), out=target, dtype=np.float32)
-            target += np.float32(offset)
-        elif offset:
-            np.add(parts, np.float32(offset), out=target, dtype=np.float32)
-        else:
-            target[...] = parts
+
+    def take_apart(start: int, stop: int) -> None:
+        parts = np.empty(planes.shape[1:], np.uint8)  # OpenCV takes pixels apart twice as quickly as NumPy
+        for frame, target in zip(frames[start:stop], planes[start:stop]):
+            if cv2 is None:
+                parts[...] = frame.transpose(2, 0, 1)
+            else:
+                cv2.split(frame, parts)  # type: ignore[call-overload]
+            if scale != 1.0:
+                np.multiply(parts, np.float32(scale), out=target, dtype=np.float32)
+                target += np.float32(offset)
+            elif offset:
+                np.add(parts, np.float32(offset), out=target, dtype=np.float32)
+            else:
+                target[...] = parts
+
+    share_out(take_apart, count)
     return planes
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Generator, Iterable, List, TypeVar
 
 from robostig._compat import count_threads
 
-__all__ = ["get_pool", "map_in_chunks"]
+__all__ = ["get_pool", "map_in_chunks", "share_out"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,3 +66,26 @@ def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Gene
         for future in (*current, *ahead):
             future.cancel()
         wait((*current, *ahead))
+
+
+def share_out(work: Callable[[int, int], None], count: int) -> None:
+    """Do something with each of a number of things, on all threads at once if they are many.
+
+    Not for use in one of these threads: all of them could wait for each other.
+
+    Parameters
+    ----------
+    work
+        What to do with those from a start to a stop. What it raises is raised here, when all have ended.
+    count
+        How many things there are.
+    """
+    threads = count_threads() if count >= 2 * _TASK else 1
+    cuts = [count * number // threads for number in range(threads + 1)]
+    others = [get_pool().submit(work, start, stop) for start, stop in zip(cuts[1:], cuts[2:])]
+    try:
+        work(0, cuts[1])
+    finally:
+        wait(others)
+    for future in others:
+        future.result()

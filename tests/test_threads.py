@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from robostig import _compat, threads
-from robostig.threads import get_pool, map_in_chunks
+from robostig.threads import get_pool, map_in_chunks, share_out
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +76,30 @@ def test_a_forked_process_has_threads_of_its_own():
         result = [each for chunk in map_in_chunks(lambda number: number, range(9)) for each in chunk]
         os._exit(0 if result == list(range(9)) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_each_of_many_things_is_some_threads_once(count):
+    done, names = [], set()
+
+    def work(start, stop):
+        done.extend(range(start, stop))
+        names.add(threading.get_ident())
+
+    share_out(work, count)
+    assert sorted(done) == list(range(count))
+    assert len(names) == (2 if count >= 4 else 1) and threading.get_ident() in names
+
+
+@pytest.mark.parametrize("failing", [0, 4])
+def test_what_goes_wrong_in_any_part_is_raised_when_all_have_ended(failing):
+    ended = []
+
+    def work(start, stop):
+        if start == failing:
+            raise ValueError(f"number {start}")
+        ended.append(start)
+
+    with pytest.raises(ValueError, match=f"number {failing}"):
+        share_out(work, 8)
+    assert ended == [4 - failing]
