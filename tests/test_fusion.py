@@ -51,13 +51,17 @@ def flatten_before(activate, *, dropout="training", combine=None):
 
 
 def compare(net):
-    """Return the operators after fusion, and how far apart the answers are, as a share of the largest."""
+    """Return the operators after fusion, and how far apart the answers are, as a share of the largest.
+
+    Dropout, idle here, is not among them: MXNet 1.9.1 takes it out, 1.9.0 does not.
+    """
     generator, shape = np.random.default_rng(2), (2, 3, 9, 9)
     shapes, _, _ = net.infer_shape(data=shape)
     values = {name: mx.nd.array(generator.normal(size=size)) for name, size in zip(net.list_arguments(), shapes)}
     fused = fuse_activations(net)
     before, after = (each.eval(ctx=mx.cpu(), **values)[0].asnumpy() for each in (net, fused))
-    return list_operators(fused), np.abs(after - before).max() / np.abs(before).max()
+    operators = [operator for operator in list_operators(fused) if operator != "Dropout"]
+    return operators, np.abs(after - before).max() / np.abs(before).max()
 
 
 @needs_onednn
