@@ -145,8 +145,9 @@ class TimedLoader:
     """A loader that knows how long its batches were waited for, and took to be made."""
 
     def __init__(self, loader: TrainingLoader) -> None:
-        self.loader, self.waited_s, self.made_s = loader, [], []
-        self._make_batch, loader._make_batch = loader._make_batch, self._time_batch
+        self.loader, self.waited_s, self.read_s, self.finished_s = loader, [], [], []
+        self._begin_batch, loader._begin_batch = loader._begin_batch, self._time_beginning
+        self._finish_batch, loader._finish_batch = loader._finish_batch, self._time_finishing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -154,10 +155,23 @@ class TimedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def _time_batch(self, *arguments: Any) -> Batch:
+    def _time_beginning(self, *arguments: Any) -> Any:
         started = time.thread_time()
-        batch = self._make_batch(*arguments)
-        self.made_s.append(time.thread_time() - started)
+        read, *rest = self._begin_batch(*arguments)
+        begun = time.thread_time() - started
+
+        def read_timed() -> Any:
+            started = time.thread_time()
+            frames = read()
+            self.read_s.append(begun + time.thread_time() - started)
+            return frames
+
+        return (read_timed, *rest)
+
+    def _time_finishing(self, *arguments: Any) -> Batch:
+        started = time.thread_time()
+        batch = self._finish_batch(*arguments)
+        self.finished_s.append(time.thread_time() - started)
         return batch
 
     def epoch(self, number: int) -> Iterator[Batch]:
@@ -197,11 +211,10 @@ def measure_waiting(
     met = "met" if np.median(shares) < LONGEST_WAIT else "NOT MET"
     report.note(f"{name}: goal below {LONGEST_WAIT:.0%}: {met}")
     batches = len(loader)
-    made = [
-        1e3 * float(np.mean(loader.made_s[start : start + batches])) for start in range(0, len(loader.made_s), batches)
-    ]
+    made_s = np.add(loader.read_s, loader.finished_s).reshape(-1, batches)
     whole = [1e3 * float(each) / batches for each in np.diff(used)]
-    report.add(Figure(f"{config.model}, processor time to make a batch while training", made[1:], "ms"))
+    made = (1e3 * made_s.mean(axis=1)[1:]).tolist()
+    report.add(Figure(f"{config.model}, processor time to make a batch while training", made, "ms"))
     report.add(Figure(f"{config.model}, processor time of a whole step, all threads", whole, "ms"))
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -116,8 +116,13 @@ class SteeringDataset(mx.gluon.data.Dataset):
         """Return the centre camera's frames of these numbers, (n, H, W, 3) uint8, a copy that may be changed."""
         return self.frames["center"].read(self.rows[np.asarray(numbers, np.int64)])
 
-    def pick(self, numbers: Numbers, cameras: np.ndarray) -> List[np.ndarray]:
-        """Return frames that are not to be changed: those on disk are the mapped file's own memory, no copy.
+    def make_reader(
+        self, numbers: Numbers, cameras: np.ndarray, out: Optional[np.ndarray] = None
+    ) -> Callable[[], List[np.ndarray]]:
+        """Return a function that reads frames of chosen cameras.
+
+        What can be known beforehand is done here: a thread that calls it waits for memory or the disk, and leaves
+        Python's lock to others.
 
         Parameters
         ----------
@@ -125,22 +130,28 @@ class SteeringDataset(mx.gluon.data.Dataset):
             (n,) integers from 0 to ``len(self) - 1``.
         cameras
             (n,) positions in :attr:`cameras`, one a frame.
+        out
+            Where to write them, (n, H, W, 3) uint8, each camera's side by side; new memory if None.
 
         Returns
         -------
-        list of numpy.ndarray
-            n of (H, W, 3) uint8.
+        callable
+            Of no arguments; returns a list of n (H, W, 3) uint8 arrays, views of ``out``.
         """
         rows = self.rows[np.asarray(numbers, np.int64)]
-        frames: Dict[int, np.ndarray] = {}
-        for position, camera in enumerate(self.cameras):
-            places = np.flatnonzero(cameras == position)
-            if len(places):
-                source, chosen = self.frames[camera], rows[places]
-                # Of all sources, only a mapped file has frames to show without a copy.
-                read = source.pick(chosen) if hasattr(source, "pick") else source.read(chosen)
-                frames.update(zip(places, read))
-        return [frames[place] for place in range(len(rows))]
+        frames = np.empty((len(rows), *self.spec.shape), np.uint8) if out is None else out
+        order = np.argsort(cameras, kind="stable")
+        edges = np.searchsorted(cameras[order], np.arange(len(self.cameras) + 1))
+        chosen, places = np.split(rows[order], edges[1:-1]), np.split(frames, edges[1:-1])
+        wanted = [frames[place] for place in np.argsort(order)]
+
+        def read() -> List[np.ndarray]:
+            for source, numbers, place in zip(self.frames.values(), chosen, places):
+                if len(numbers):
+                    source.read(numbers, out=place)
+            return wanted
+
+        return read
 
 
 class TrainingLoader:
@@ -211,12 +222,25 @@ class TrainingLoader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, or this part of each; the next ones are prepared while one is used."""
-        rows, memory = self._draw_rows(number), Memory()
-        # One thread: on two cores, a second one made a tenth more of large batches at best, in more processor time.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+        rows, batches, as_recorded = self._draw_rows(number), Memory(), Memory()
+        # One thread makes batches, the other reads for the next one meanwhile, which takes no lock of Python's: two
+        # that both make batches would mostly wait for that.
+        with ThreadPoolExecutor(1, "loader") as reader, ThreadPoolExecutor(1, "loader") as maker:
+
+            def begin(position: int) -> Tuple[Future[List[np.ndarray]], np.ndarray, Draw]:
+                read, steering, draw = self._begin_batch(number, position, rows, as_recorded)
+                return reader.submit(read), steering, draw
+
+            def make(position: int) -> Batch:
+                read, steering, draw = begun.popleft()
+                if position + 1 < len(self):
+                    begun.append(begin(position + 1))
+                return self._finish_batch(read.result(), steering, draw, batches)
+
+            begun = deque([begin(0)])
             ahead: Deque[Future[Batch]] = deque()
             for position in range(len(self)):
-                ahead.append(pool.submit(self._make_batch, number, position, rows, memory))
+                ahead.append(maker.submit(make, position))
                 if len(ahead) > _BATCHES_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -248,12 +272,18 @@ class TrainingLoader:
         steering = self.dataset.steering[rows[position]] + self._corrections[cameras]
         return steering, cameras, self.augmentation.draw(self.batch_size, generator)
 
-    def _make_batch(self, epoch: int, position: int, rows: np.ndarray, memory: Memory) -> Batch:
+    def _begin_batch(
+        self, epoch: int, position: int, rows: np.ndarray, memory: Memory
+    ) -> Tuple[Callable[[], List[np.ndarray]], np.ndarray, Draw]:
+        """Return what reads a batch's frames as they were recorded, their steering, and what is to happen to them."""
         steering, cameras, draw = self._plan_batch(epoch, position, rows)
+        numbers, draw = draw.cut(*self._cut)
+        place = memory.take(len(numbers), *self.dataset.spec.shape)
+        return self.dataset.make_reader(rows[position][numbers], cameras[numbers], place), steering[numbers], draw
+
+    def _finish_batch(self, frames: List[np.ndarray], steering: np.ndarray, draw: Draw, memory: Memory) -> Batch:
+        changed, steering = apply(frames, steering, draw, self.dataset.spec, memory)
         start, stop = self._cut
-        numbers, draw = draw.cut(start, stop)
-        frames = self.dataset.pick(rows[position][numbers], cameras[numbers])
-        changed, steering = apply(frames, steering[numbers], draw, self.dataset.spec, memory)
         return Batch(changed[: stop - start], steering[: stop - start])
 
 
@@ -336,19 +366,12 @@ class PartialFrames:
     def __len__(self) -> int:
         return len(self.is_there)
 
-    def read(self, numbers: Numbers) -> np.ndarray:
-        """Return (n, H, W, 3) uint8 frames of rows that have one, a copy that may be changed."""
-        return self._frames.read(self._locate(numbers))
-
-    def pick(self, numbers: Numbers) -> List[np.ndarray]:
-        """Return the same frames one by one, not to be changed, as :meth:`CachedFrames.pick`."""
-        return self._frames.pick(self._locate(numbers))
-
-    def _locate(self, numbers: Numbers) -> np.ndarray:
+    def read(self, numbers: Numbers, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames of rows that have one, as :meth:`CachedFrames.read` does."""
         wanted = np.asarray(numbers, np.int64)
         if not self.is_there[wanted].all():
             raise ValueError(f"row {wanted[~self.is_there[wanted]][0]} has no picture of this camera")
-        return self._positions[wanted]
+        return self._frames.read(self._positions[wanted], out)
 
 
 class ArrayFrames:
@@ -381,12 +404,14 @@ class ArrayFrames:
     def __len__(self) -> int:
         return len(self._values)
 
-    def read(self, numbers: Numbers) -> np.ndarray:
-        """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed."""
+    def read(self, numbers: Numbers, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed, in ``out`` if it is given."""
         values = self._values[np.asarray(numbers, np.int64)]
         if not np.isfinite(values).all():
             raise ValueError(f"{self._path} holds values that are not finite; write it again from the recording")
-        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        frames = np.empty(values.shape, np.uint8) if out is None else out
+        np.copyto(frames, np.clip(np.rint(values), 0, 255), casting="unsafe")
+        return frames
 
 
 def has_arrays(folder: Union[str, Path]) -> bool:

@@ -41,8 +41,9 @@ class Pictures:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, numbers):
-        frames = np.zeros((len(numbers), *SPEC.shape), np.uint8)
+    def read(self, numbers, out=None):
+        frames = np.zeros((len(numbers), *SPEC.shape), np.uint8) if out is None else out
+        frames[:] = 0
         frames[:, 0, 0, 0], frames[:, 0, 0, 1] = numbers, CAMERAS[self.camera]
         return frames
 
@@ -87,8 +88,10 @@ def test_real_frames_come_from_their_camera_augmented(make_recording):
     dataset = SteeringDataset(open_frames(log, SPEC), log.steering)
     for position, camera in enumerate(dataset.cameras):
         expected = [preprocess(read_picture(path), SPEC) for path in log.pictures[camera]]
-        np.testing.assert_array_equal(dataset.pick(range(8), np.full(8, position)), expected)
-    mixed = dataset.pick([3, 3, 5], np.array([2, 0, 1]))
+        np.testing.assert_array_equal(dataset.make_reader(range(8), np.full(8, position))(), expected)
+    memory = np.empty((3, *SPEC.shape), np.uint8)
+    mixed = dataset.make_reader([3, 3, 5], np.array([2, 0, 1]), memory)()
+    assert all(np.shares_memory(frame, memory) for frame in mixed)
     for frame, (camera, row) in zip(mixed, (("right", 3), ("center", 3), ("left", 5))):
         np.testing.assert_array_equal(frame, preprocess(read_picture(log.pictures[camera][row]), SPEC))
     flipped = TrainingLoader(dataset, 8, augmentation=Augmentation(**{**NEVER, "flip": 1.0}), balance=0, side_cameras=0)
@@ -202,7 +205,7 @@ def test_the_parts_of_all_workers_are_the_batches_of_one_byte_for_byte(make_reco
 def test_a_part_reads_no_frames_but_its_own_and_those_that_they_get_something_from():
     dataset, read = make_dataset(64, cameras=["center"]), []
     pictures = dataset.frames["center"]
-    pictures.read = lambda rows: read.extend(rows) or Pictures.read(pictures, rows)
+    pictures.read = lambda rows, out: read.extend(rows) or Pictures.read(pictures, rows, out)
     for _ in TrainingLoader(dataset, 64, augmentation=UNCHANGED, balance=0, part=(16, 32)).epoch(0):
         pass
     assert len(read) == 16
@@ -237,7 +240,7 @@ def test_an_error_in_the_background_reaches_the_caller(make_recording):
 def test_stopping_in_mid_epoch_leaves_no_thread():
     epoch = TrainingLoader(make_dataset(), 4).epoch(0)
     next(epoch)
-    assert len(list_loader_threads()) == 1
+    assert len(list_loader_threads()) == 2
     epoch.close()
     assert list_loader_threads() == []
     for _ in TrainingLoader(make_dataset(), 4).epoch(0):

@@ -91,13 +91,19 @@ def test_what_is_read_may_be_changed_without_changing_the_file(pictures, cache):
     np.testing.assert_array_equal(frames.read(range(6)), expect(pictures))
 
 
-def test_what_is_picked_is_the_mapped_file_itself_and_cannot_be_changed(pictures, cache):
-    frames = CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(4))
-    first, decoded, again = frames.pick([3, 5, 3])
-    np.testing.assert_array_equal([first, decoded, again], expect(pictures)[[3, 5, 3]])
-    assert np.shares_memory(first, again) and frames.pick([]) == []
-    with pytest.raises(ValueError, match="read-only"):
-        first[:] = 0
+@pytest.mark.parametrize("kept", [0, 4, 6])
+def test_frames_on_disk_and_beyond_it_are_written_where_they_are_wanted(pictures, cache, kept):
+    frames = CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(kept))
+    assert frames.mapped == kept
+    place = np.empty((4, *SPEC.shape), np.uint8)
+    assert frames.read([3, 5, 3, 0], place) is place
+    np.testing.assert_array_equal(place, expect(pictures)[[3, 5, 3, 0]])
+
+
+@pytest.mark.parametrize("number", [-1, 6])
+def test_a_frame_that_is_not_there_is_refused(pictures, cache, number):
+    with pytest.raises(IndexError, match="there are 0 to 5"):
+        CachedFrames(pictures, SPEC, folder=cache).read([0, number])
 
 
 def test_a_disk_that_takes_a_frame_in_pieces_gets_all_of_it(pictures, cache, monkeypatch):
