@@ -30,7 +30,7 @@ from tqdm import tqdm
 from robostig._files import replace_file
 from robostig.picture import decode_picture, digest_picture, read_in_order, read_picture_bytes
 from robostig.preprocessing import InputSpec, preprocess
-from robostig.threads import get_pool, map_in_chunks
+from robostig.threads import get_pool, map_in_chunks, map_tasks
 
 __all__ = ["DEFAULT_BUDGET_GB", "CachedFrames", "default_cache_folder"]
 
@@ -43,6 +43,7 @@ FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
 _SYNC_BYTES = 32 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
+_WRITE_BYTES = 512 << 10  # written at once: threads that write wait for each other, and a cache holds that much
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -229,6 +230,7 @@ class CachedFrames:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.spec.shape)}
         frame_bytes = int(np.prod(self.spec.shape))
         hashes: List[bytes] = []
+        together = max(1, _WRITE_BYTES // frame_bytes)
         unnamed = folder / f"{uuid.uuid4().hex:0<40}.npy"  # its name follows from what is yet to be read
         with replace_file(unnamed) as file, tqdm(
             total=count, desc=f"decoding {label}", unit="frame", disable=None
@@ -236,15 +238,18 @@ class CachedFrames:
             np.lib.format.write_array_header_1_0(file, header)
             first = file.tell()
 
-            def decode_and_write(item: Tuple[int, Optional[bytes]]) -> bytes:
-                frame, digest = self._decode_and_hash(item)
-                _write_at(file.fileno(), frame, first + item[0] * frame.nbytes)
-                return digest
+            def decode_and_write(items: List[Tuple[int, Optional[bytes]]]) -> List[bytes]:
+                digests: List[bytes] = []
+                for start in range(0, len(items), together):
+                    frames, found = zip(*map(self._decode_and_hash, items[start : start + together]))
+                    _write_at(file.fileno(), frames, first + items[start][0] * frame_bytes)
+                    digests += found
+                return digests
 
             items = enumerate(read_in_order(islice(self.pictures, count)))
             # Closed before the file is, whatever happens: no thread may write to what has its number then.
             with contextlib.closing(_Syncer(file.fileno())) as syncer, contextlib.closing(
-                map_in_chunks(decode_and_write, items)
+                map_tasks(decode_and_write, items)
             ) as chunks:
                 for digests in chunks:
                     hashes += digests
@@ -289,12 +294,16 @@ class _Syncer:
         self._thread.shutdown()
 
 
-def _write_at(descriptor: int, frame: np.ndarray, offset: int) -> None:
-    """Write a frame to a place in a file, from the thread that has it in its cache."""
-    rest = frame.data.cast("B")
+def _write_at(descriptor: int, frames: Sequence[np.ndarray], offset: int) -> None:
+    """Write frames to a place in a file, one after the other: all at once, as threads wait for each other here."""
+    rest = [frame.data.cast("B") for frame in frames]
     while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[written:], offset + written
+        written = os.pwritev(descriptor, rest, offset)
+        offset += written
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if written:
+            rest[0] = rest[0][written:]
 
 
 def _hash(picture: str, data: Optional[bytes] = None) -> bytes:

@@ -235,6 +235,6 @@ def _find_fault(size: int, head: bytes, tail: bytes) -> Optional[str]:
         return "is empty"
     for beginning, ending in _SIGNATURES:
         if head.startswith(beginning):
-            whole = ending in tail
+            whole = tail.rfind(ending) >= 0  # from behind, where it mostly is
             return None if whole else f"is cut off: its {size:,} bytes do not end as a whole picture does"
     return "is neither a JPEG nor a PNG"

@@ -10,7 +10,7 @@ from typing import Callable, Generator, Iterable, List, TypeVar
 
 from robostig._compat import count_threads
 
-__all__ = ["get_pool", "map_in_chunks", "share_out"]
+__all__ = ["get_pool", "map_in_chunks", "map_tasks", "share_out"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,18 +44,22 @@ def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Gene
     list
         The next results: 128, but for the last chunk.
     """
+    return map_tasks(lambda task: [work(item) for item in task], items)
+
+
+def map_tasks(work: Callable[[List[Item]], List[Result]], items: Iterable[Item]) -> Generator[List[Result], None, None]:
+    """Do the same as :func:`map_in_chunks` with work that takes up to 16 items at once, which follow each other."""
     iterator = iter(items)
     chunks = iter(lambda: list(islice(iterator, _CHUNK)), [])
     first = next(chunks, [])
     if count_threads() == 1 or len(first) <= _TASK:  # what one thread does, this one does best
-        yield from ([work(item) for item in chunk] for chunk in chain([first], chunks) if chunk)
+        for chunk in chain([first], chunks):
+            if chunk:
+                yield list(chain.from_iterable(map(work, _cut(chunk))))
         return
 
-    def do(task: List[Item]) -> List[Result]:
-        return [work(item) for item in task]
-
     def submit(chunk: List[Item]) -> List[Future[List[Result]]]:
-        return [get_pool().submit(do, chunk[start : start + _TASK]) for start in range(0, len(chunk), _TASK)]
+        return [get_pool().submit(work, task) for task in _cut(chunk)]
 
     current, ahead = [], submit(first)
     try:
@@ -66,6 +70,11 @@ def map_in_chunks(work: Callable[[Item], Result], items: Iterable[Item]) -> Gene
         for future in (*current, *ahead):
             future.cancel()
         wait((*current, *ahead))
+
+
+def _cut(chunk: List[Item]) -> List[List[Item]]:
+    """Return a chunk's tasks."""
+    return [chunk[start : start + _TASK] for start in range(0, len(chunk), _TASK)]
 
 
 def share_out(work: Callable[[int, int], None], count: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
@@ -107,8 +108,14 @@ def test_a_frame_that_is_not_there_is_refused(pictures, cache, number):
 
 
 def test_a_disk_that_takes_a_frame_in_pieces_gets_all_of_it(pictures, cache, monkeypatch):
-    pwrite = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:100], offset))
+    pwritev, frame_bytes = os.pwritev, int(np.prod(SPEC.shape))
+
+    def write_a_piece(descriptor, data, offset):  # now less than a frame, now one and a bit, now up to a frame's end
+        count = next(pieces)
+        return pwritev(descriptor, [b"".join(data)[:count]], offset)
+
+    pieces = itertools.cycle([100, frame_bytes + 7, frame_bytes - 107, 2 * frame_bytes])
+    monkeypatch.setattr(os, "pwritev", write_a_piece)
     np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(6)), expect(pictures))
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from robostig import _compat, threads
-from robostig.threads import get_pool, map_in_chunks, share_out
+from robostig.threads import get_pool, map_in_chunks, map_tasks, share_out
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,13 @@ def test_what_one_thread_does_alone_this_one_does(monkeypatch):
     assert list(map_in_chunks(lambda _: threading.get_ident(), range(7))) == [
         [threading.get_ident()] * n for n in (5, 2)
     ]
+
+
+@pytest.mark.parametrize("threads_there", ["1", "2"])
+def test_work_on_several_items_gets_those_that_follow_each_other(monkeypatch, threads_there):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads_there)
+    tasks = list(map_tasks(lambda task: [task] * len(task), range(7)))
+    assert tasks == [[[0, 1], [0, 1], [2, 3], [2, 3], [4]], [[5, 6], [5, 6]]]
 
 
 def test_no_more_than_two_chunks_are_asked_for_ahead_of_what_was_taken():
