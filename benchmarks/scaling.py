@@ -68,7 +68,7 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
     loopback = Figure("loopback, from one core to the other", measure_loopback(cores), "GB/s")
     quick = report.arguments.quick
     for model in MODELS[:1] if quick else MODELS:
-        repeats, steps = (2, STEPS[model] // 2) if quick else (5, STEPS[model])
+        repeats, steps = (2, STEPS[model] // 3) if quick else (5, STEPS[model])
         sizes = {TWO: BATCH, ONE: BATCH, SILENT: BATCH // 2, LARGER: 2 * BATCH}
         with ExitStack() as stack:
             places = {TWO: cores, ONE: cores[1:], SILENT: cores, **({} if quick else {LARGER: cores})}
@@ -224,7 +224,7 @@ def measure_loopback(cores: Sequence[int], megabytes: int = 256) -> List[float]:
 def measure_lengths(report: Report, folder: Path, scratch: Path) -> None:
     """Train on a log and on longer ones in turns, and add what came out."""
     quick = report.arguments.quick
-    rows, repeats = (160, 1) if quick else (320, 2)
+    rows, repeats = (96, 1) if quick else (320, 2)
     logs = {times: repeat_recording(folder, times, scratch / f"x{times}", rows=rows, link=True) for times in TIMES}
     for model in MODELS[:1] if quick else MODELS:
         found: Dict[int, List[Tuple[float, float]]] = {times: [] for times in TIMES}
