@@ -35,6 +35,7 @@ from side import Side
 from robostig._compat import count_usable_cpus
 from robostig.container import stop_training
 from robostig.container.server import find_free_port
+from robostig.models import get_spec
 
 MODELS = ("nvidia", "comma")
 TIMES = (1, 4, 16)
@@ -44,6 +45,9 @@ STEPS = {"nvidia": 20, "comma": 12}  # an epoch: two seconds or so on one core
 HOSTS = ("algo-1", "algo-2")
 TWO, ONE, SILENT = "two hosts", "one host", "two hosts that exchange nothing"
 LARGER = f"two hosts, {2 * BATCH} frames a step"
+UPDATE_PASSES = (
+    10  # Adam reads a weight, its gradient and two means, and writes three; the average reads two, writes one
+)
 TOLERANCE = 1e-4  # of a loss: sums of gradients are rounded in another order
 
 
@@ -97,7 +101,9 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
             f"{step_ms[SILENT]:.0f} ms on two that exchange nothing; for the goal, they may take "
             f"{step_ms[ONE] / DISTRIBUTED_GOAL:.0f} ms. Each of two sends {megabytes:.1f} MB of gradients, or their "
             f"factors, a step and receives as much: to carry that over loopback, and do nothing with it, takes both "
-            f"cores {4 * megabytes / loopback.median:.1f} ms"
+            f"cores {4 * megabytes / loopback.median:.1f} ms. What a step takes for no frame at all, as those of "
+            f"{BATCH // 2} and of {BATCH} tell, is {2 * step_ms[SILENT] - step_ms[ONE]:.0f} ms on every host: Adam and "
+            f"the average alone read and write {UPDATE_PASSES * 4e-6 * get_spec(model).parameters:.0f} MB"
         )
     report.add(loopback)
 
