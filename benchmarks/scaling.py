@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -70,6 +71,7 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
         return
     cores = sorted(os.sched_getaffinity(0))[:2]
     loopback = Figure("loopback, from one core to the other", measure_loopback(cores), "GB/s")
+    copying = Figure("copying memory on both cores at once, read and written by each", measure_copying(cores), "GB/s")
     quick = report.arguments.quick
     for model in MODELS[:1] if quick else MODELS:
         repeats, steps = (2, STEPS[model] // 3) if quick else (5, STEPS[model])
@@ -95,6 +97,7 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
         report.add(Comparison(f"{model}, what the first of these cannot exceed", silent, one))
         report.note(f"{model}: {compare_losses(groups[ONE].losses, groups[TWO].losses)}")
         megabytes = 4 * groups[TWO].exchanged / 1e6
+        updated = UPDATE_PASSES * 4e-6 * get_spec(model).parameters
         step_ms = {each.name: 1000 * BATCH / each.median for each in (one, two, silent)}
         report.note(
             f"{model}: {BATCH} frames take {step_ms[ONE]:.0f} ms on one host, {step_ms[TWO]:.0f} ms on two, and "
@@ -103,9 +106,10 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
             f"factors, a step and receives as much: to carry that over loopback, and do nothing with it, takes both "
             f"cores {4 * megabytes / loopback.median:.1f} ms. What a step takes for no frame at all, as those of "
             f"{BATCH // 2} and of {BATCH} tell, is {2 * step_ms[SILENT] - step_ms[ONE]:.0f} ms on every host: Adam and "
-            f"the average alone read and write {UPDATE_PASSES * 4e-6 * get_spec(model).parameters:.0f} MB"
+            f"the average alone read and write {updated:.0f} MB, which takes {updated / copying.median:.0f} ms to copy"
         )
-    report.add(loopback)
+    for figure in (loopback, copying):
+        report.add(figure)
 
 
 class Group:
@@ -225,6 +229,24 @@ def measure_loopback(cores: Sequence[int], megabytes: int = 256) -> List[float]:
             pool.submit(send, server.getsockname()[1]).result()
             rates.append(rate.result())
     return rates
+
+
+def measure_copying(cores: Sequence[int], megabytes: int = 128) -> List[float]:
+    """Return gigabytes a second that a core reads and writes while the others do the same, a few times."""
+    together = threading.Barrier(len(cores))
+
+    def copy(core: int) -> List[float]:
+        os.sched_setaffinity(0, {core})  # of this thread alone
+        source, target, rates = np.ones((megabytes, 1_000_000), np.uint8), np.ones((megabytes, 1_000_000), np.uint8), []
+        for _ in range(5):
+            together.wait()
+            started = time.perf_counter()
+            np.copyto(target, source)
+            rates.append(2 * megabytes / 1e3 / (time.perf_counter() - started))
+        return rates
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        return np.mean(list(pool.map(copy, cores)), axis=0).tolist()
 
 
 def measure_lengths(report: Report, folder: Path, scratch: Path) -> None:
