@@ -145,7 +145,7 @@ class TimedLoader:
     """A loader that knows how long its batches were waited for, and took to be made."""
 
     def __init__(self, loader: TrainingLoader) -> None:
-        self.loader, self.waited_s, self.read_s, self.finished_s = loader, [], [], []
+        self.loader, self.waited_s, self.begun_s, self.finished_s = loader, [], [], []
         self._begin_batch, loader._begin_batch = loader._begin_batch, self._time_beginning
         self._finish_batch, loader._finish_batch = loader._finish_batch, self._time_finishing
 
@@ -157,16 +157,16 @@ class TimedLoader:
 
     def _time_beginning(self, *arguments: Any) -> Any:
         started = time.thread_time()
-        read, *rest = self._begin_batch(*arguments)
+        assemble, *rest = self._begin_batch(*arguments)
         begun = time.thread_time() - started
 
-        def read_timed() -> Any:
+        def assemble_timed() -> Any:
             started = time.thread_time()
-            frames = read()
-            self.read_s.append(begun + time.thread_time() - started)
-            return frames
+            batch = assemble()
+            self.begun_s.append(begun + time.thread_time() - started)
+            return batch
 
-        return (read_timed, *rest)
+        return (assemble_timed, *rest)
 
     def _time_finishing(self, *arguments: Any) -> Batch:
         started = time.thread_time()
@@ -211,7 +211,7 @@ def measure_waiting(
     met = "met" if np.median(shares) < LONGEST_WAIT else "NOT MET"
     report.note(f"{name}: goal below {LONGEST_WAIT:.0%}: {met}")
     batches = len(loader)
-    made_s = np.add(loader.read_s, loader.finished_s).reshape(-1, batches)
+    made_s = np.add(loader.begun_s, loader.finished_s).reshape(-1, batches)
     whole = [1e3 * float(each) / batches for each in np.diff(used)]
     made = (1e3 * made_s.mean(axis=1)[1:]).tolist()
     report.add(Figure(f"{config.model}, processor time to make a batch while training", made, "ms"))

@@ -44,8 +44,8 @@ class PlainLoader(TrainingLoader):
         """Yield the batches of an epoch."""
         rows = self._draw_rows(number)
         for position in range(len(self)):
-            read, steering, draw = self._begin_batch(number, position, rows, Memory())
-            yield self._finish_batch(read(), steering, draw, Memory())
+            assemble, steering, draw = self._begin_batch(number, position, rows, Memory(), Memory())
+            yield self._finish_batch(assemble(), steering, draw, Memory())
 
 
 class PlainRun(training._Run):

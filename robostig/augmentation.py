@@ -26,7 +26,7 @@ import numpy as np
 from robostig import camera
 from robostig.preprocessing import InputSpec
 
-__all__ = ["CAMERA_CORRECTION", "CHANGES", "Augmentation", "Draw", "Memory", "apply"]
+__all__ = ["CAMERA_CORRECTION", "CHANGES", "Augmentation", "Draw", "Memory", "apply", "change", "give_scenery"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
 CHANGES = ("flip", "shift", "shadow", "brightness", "tint", "scenery", "bonnet")
@@ -213,7 +213,7 @@ def apply(
     spec: InputSpec,
     memory: Optional[Memory] = None,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Apply a draw to a batch.
+    """Apply a draw to a batch: :func:`give_scenery`, then :func:`change`.
 
     Parameters
     ----------
@@ -234,22 +234,75 @@ def apply(
     tuple of numpy.ndarray
         The changed frames, (n, H, W, 3) uint8, and the steering that belongs to them: (n,) float32, clipped to -1..1.
     """
-    horizon = _find_row(camera.HORIZON, spec)
     memory = memory or Memory()
     batch = memory.take(len(frames), *frames[0].shape)
+    give_scenery(np.ascontiguousarray(frames), np.arange(len(frames)), draw, spec, batch)
+    return batch, change(batch, steering, draw, spec, memory)
+
+
+def give_scenery(frames: np.ndarray, places: np.ndarray, draw: Draw, spec: InputSpec, out: np.ndarray) -> None:
+    """Write frames as a batch, each with the view above the horizon of the one that the draw says.
+
+    All of it is one call to NumPy, which takes no lock of Python's: for a thread beside one that does.
+
+    Parameters
+    ----------
+    frames
+        (n, H, W, 3) uint8, C-contiguous, in any order; not changed.
+    places
+        (n,) integers: where the batch's frames are among them.
+    draw, spec
+        As for :func:`apply`.
+    out
+        For the batch, like ``frames``.
+    """
+    count, height = out.shape[:2]
+    sky = max(0, int(_find_row(camera.HORIZON, spec)))
+    rows = math.gcd(sky, height)  # moved together
+    parts = height // rows
+    source = np.where(np.arange(parts) * rows < sky, places[draw.scenery][:, None], places[:, None])
+    chosen = source * parts + np.arange(parts)
+    np.take(frames.reshape(count * parts, -1), chosen.ravel(), 0, out.reshape(count * parts, -1), "clip")
+
+
+def change(
+    batch: np.ndarray, steering: np.ndarray, draw: Draw, spec: InputSpec, memory: Optional[Memory] = None
+) -> np.ndarray:
+    """Change a batch, which has its scenery, in place, by all else that the draw says.
+
+    Parameters
+    ----------
+    batch
+        (n, H, W, 3) uint8, C-contiguous.
+    steering, draw, spec, memory
+        As for :func:`apply`.
+
+    Returns
+    -------
+    numpy.ndarray
+        The steering that belongs to it, (n,) float32, clipped to -1..1.
+    """
+    memory = memory or Memory()
     height, width = batch.shape[1:3]
-    grounds = _Grounds(draw.shift, height, width, horizon, spec, memory)
+    grounds = _Grounds(draw.shift, height, width, _find_row(camera.HORIZON, spec), spec, memory)
     light = _Light(draw, height, width, spec.color_space)
-    for number, frame in enumerate(batch):
-        _assemble(frame, frames, max(0, int(horizon)), draw, number, grounds)
-        if number not in grounds.places:
+    for number, (frame, flip) in enumerate(zip(batch, draw.flip)):
+        place = grounds.places.get(number)
+        rest = frame if place is None else frame[: grounds.first]
+        if flip and rest.size:
+            cv2.flip(rest, 1, dst=rest)
+        if place is None:
             light.change(frame, number)  # while the processor's cache holds it
+        elif flip:
+            cv2.flip(frame[grounds.first :], 1, dst=place)
+        else:
+            np.copyto(place, frame[grounds.first :])
     grounds.shift_into(batch)
     for number in grounds.places:
         light.change(batch[number], number)
     del grounds  # whose memory is the next to be taken
     _exchange(batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet, memory)
-    return batch, draw.steer(steering)
+    return draw.steer(steering)
 
 
 def _exchange(parts: np.ndarray, givers: np.ndarray, memory: Memory) -> None:
@@ -270,22 +323,6 @@ def _find_row(share: float, spec: InputSpec) -> float:
 def _share_seen(spec: InputSpec) -> float:
     """Return the share of the camera's height that the crop leaves."""
     return 1.0 - spec.crop_top - spec.crop_bottom
-
-
-def _assemble(
-    target: np.ndarray, frames: Sequence[np.ndarray], sky: int, draw: Draw, number: int, grounds: _Grounds
-) -> None:
-    """Copy a frame: so many rows of scenery from where the draw says, mirrored if it says so, and its ground apart."""
-    first = grounds.first if number in grounds.places else len(target)
-    own, giver = frames[number], frames[draw.scenery[number]]
-    copies = [(giver[:sky], target[:sky]), (own[sky:first], target[sky:first])]
-    if number in grounds.places:
-        copies.append((own[first:], grounds.places[number]))
-    for rows, place in copies:
-        if draw.flip[number] and rows.size:
-            cv2.flip(rows, 1, dst=place)
-        else:
-            np.copyto(place, rows)
 
 
 class _Grounds:

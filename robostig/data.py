@@ -17,11 +17,11 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Deque, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from robostig.augmentation import Augmentation, Draw, Memory, apply
+from robostig.augmentation import Augmentation, Draw, Memory, change, give_scenery
 from robostig.backend import mx
 from robostig.driving_log import DrivingLog
 from robostig.frame_cache import DEFAULT_BUDGET_GB, CachedFrames
@@ -117,9 +117,9 @@ class SteeringDataset(mx.gluon.data.Dataset):
         return self.frames["center"].read(self.rows[np.asarray(numbers, np.int64)])
 
     def make_reader(
-        self, numbers: Numbers, cameras: np.ndarray, out: Optional[np.ndarray] = None
-    ) -> Callable[[], List[np.ndarray]]:
-        """Return a function that reads frames of chosen cameras.
+        self, numbers: Numbers, cameras: np.ndarray, out: np.ndarray
+    ) -> Tuple[np.ndarray, Callable[[], None]]:
+        """Return where each frame will be, and a function that reads them, of chosen cameras.
 
         What can be known beforehand is done here: a thread that calls it waits for memory or the disk, and leaves
         Python's lock to others.
@@ -131,27 +131,24 @@ class SteeringDataset(mx.gluon.data.Dataset):
         cameras
             (n,) positions in :attr:`cameras`, one a frame.
         out
-            Where to write them, (n, H, W, 3) uint8, each camera's side by side; new memory if None.
+            Where the function writes them, (n, H, W, 3) uint8, each camera's side by side.
 
         Returns
         -------
-        callable
-            Of no arguments; returns a list of n (H, W, 3) uint8 arrays, views of ``out``.
+        tuple
+            The frames' places in ``out``, (n,) integers, and the function, of no arguments.
         """
         rows = self.rows[np.asarray(numbers, np.int64)]
-        frames = np.empty((len(rows), *self.spec.shape), np.uint8) if out is None else out
         order = np.argsort(cameras, kind="stable")
-        edges = np.searchsorted(cameras[order], np.arange(len(self.cameras) + 1))
-        chosen, places = np.split(rows[order], edges[1:-1]), np.split(frames, edges[1:-1])
-        wanted = [frames[place] for place in np.argsort(order)]
+        edges = np.searchsorted(cameras[order], np.arange(1, len(self.cameras)))
+        parts = list(zip(self.frames.values(), np.split(rows[order], edges), np.split(out, edges)))
 
-        def read() -> List[np.ndarray]:
-            for source, numbers, place in zip(self.frames.values(), chosen, places):
-                if len(numbers):
-                    source.read(numbers, out=place)
-            return wanted
+        def read() -> None:
+            for source, chosen, part in parts:
+                if len(chosen):
+                    source.read(chosen, out=part)
 
-        return read
+        return np.argsort(order), read
 
 
 class TrainingLoader:
@@ -222,20 +219,20 @@ class TrainingLoader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, or this part of each; the next ones are prepared while one is used."""
-        rows, batches, as_recorded = self._draw_rows(number), Memory(), Memory()
-        # One thread makes batches, the other reads for the next one meanwhile, which takes no lock of Python's: two
-        # that both make batches would mostly wait for that.
+        rows, batches, scratch = self._draw_rows(number), Memory(), Memory()
+        # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
+        # two that both did all of it would mostly wait for that.
         with ThreadPoolExecutor(1, "loader") as reader, ThreadPoolExecutor(1, "loader") as maker:
 
-            def begin(position: int) -> Tuple[Future[List[np.ndarray]], np.ndarray, Draw]:
-                read, steering, draw = self._begin_batch(number, position, rows, as_recorded)
-                return reader.submit(read), steering, draw
+            def begin(position: int) -> Tuple[Future[np.ndarray], np.ndarray, Draw]:
+                assemble, steering, draw = self._begin_batch(number, position, rows, scratch, batches)
+                return reader.submit(assemble), steering, draw
 
             def make(position: int) -> Batch:
-                read, steering, draw = begun.popleft()
+                assembled, steering, draw = begun.popleft()
                 if position + 1 < len(self):
                     begun.append(begin(position + 1))
-                return self._finish_batch(read.result(), steering, draw, batches)
+                return self._finish_batch(assembled.result(), steering, draw, scratch)
 
             begun = deque([begin(0)])
             ahead: Deque[Future[Batch]] = deque()
@@ -273,18 +270,26 @@ class TrainingLoader:
         return steering, cameras, self.augmentation.draw(self.batch_size, generator)
 
     def _begin_batch(
-        self, epoch: int, position: int, rows: np.ndarray, memory: Memory
-    ) -> Tuple[Callable[[], List[np.ndarray]], np.ndarray, Draw]:
-        """Return what reads a batch's frames as they were recorded, their steering, and what is to happen to them."""
+        self, epoch: int, position: int, rows: np.ndarray, scratch: Memory, memory: Memory
+    ) -> Tuple[Callable[[], np.ndarray], np.ndarray, Draw]:
+        """Return what reads a batch and gives it its scenery, its steering, and what else is to happen to it."""
         steering, cameras, draw = self._plan_batch(epoch, position, rows)
         numbers, draw = draw.cut(*self._cut)
-        place = memory.take(len(numbers), *self.dataset.spec.shape)
-        return self.dataset.make_reader(rows[position][numbers], cameras[numbers], place), steering[numbers], draw
+        shape = (len(numbers), *self.dataset.spec.shape)
+        as_recorded, batch = scratch.take(*shape), memory.take(*shape)
+        places, read = self.dataset.make_reader(rows[position][numbers], cameras[numbers], as_recorded)
 
-    def _finish_batch(self, frames: List[np.ndarray], steering: np.ndarray, draw: Draw, memory: Memory) -> Batch:
-        changed, steering = apply(frames, steering, draw, self.dataset.spec, memory)
+        def assemble() -> np.ndarray:
+            read()
+            give_scenery(as_recorded, places, draw, self.dataset.spec, batch)
+            return batch
+
+        return assemble, steering[numbers], draw
+
+    def _finish_batch(self, batch: np.ndarray, steering: np.ndarray, draw: Draw, scratch: Memory) -> Batch:
+        changed = change(batch, steering, draw, self.dataset.spec, scratch)
         start, stop = self._cut
-        return Batch(changed[: stop - start], steering[: stop - start])
+        return Batch(batch[: stop - start], changed[: stop - start])
 
 
 def balance_weights(steering: np.ndarray, strength: float) -> np.ndarray:
