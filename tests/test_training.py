@@ -55,11 +55,11 @@ class Frames:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def read(self, numbers: Sequence[int]) -> np.ndarray:
+    def read(self, numbers: Sequence[int], out: Optional[np.ndarray] = None) -> np.ndarray:
         self.reads += 1
         if self.stop_at is not None and self.reads >= self.stop_at:
             raise KeyboardInterrupt
-        return self.frames[numbers]
+        return np.take(self.frames, numbers, axis=0, out=out)
 
 
 def make_set(count: int, phase: float = 0.0) -> SteeringDataset:
