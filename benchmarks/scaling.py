@@ -233,7 +233,7 @@ def measure_loopback(cores: Sequence[int], megabytes: int = 256) -> List[float]:
 
 def measure_copying(cores: Sequence[int], megabytes: int = 128) -> List[float]:
     """Return gigabytes a second that a core reads and writes while the others do the same, a few times."""
-    together = threading.Barrier(len(cores))
+    together = threading.Barrier(len(cores), timeout=60)
 
     def copy(core: int) -> List[float]:
         os.sched_setaffinity(0, {core})  # of this thread alone

@@ -184,7 +184,7 @@ class Memory:
     """Memory for batches, taken again when nobody holds it any more.
 
     Pages that are fresh from the operating system cost more than most of what is then done to them: with these, a batch
-    took twice as long. An instance is for one thread.
+    took twice as long. An instance is for one thread at a time.
     """
 
     _LIMIT = 8  # arrays kept: more than a loader has under way

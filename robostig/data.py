@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -63,7 +64,8 @@ class SteeringDataset(mx.gluon.data.Dataset):
     Parameters
     ----------
     frames
-        Camera name to the frames of the whole recording; ``"center"`` is needed.
+        Camera name to the frames of the whole recording; ``"center"`` is needed. What has them has a ``spec``, a
+        length, and ``read(numbers, out=None)``, which returns (n, H, W, 3) uint8, in ``out`` if that is given.
     steering
         (N,) float32, -1..1: the label of every row of the recording.
     rows
@@ -137,22 +139,32 @@ class SteeringDataset(mx.gluon.data.Dataset):
         -------
         tuple
             The frames' places in ``out``, (n,) integers, and the function, of no arguments.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row or camera.
         """
         rows = self.rows[np.asarray(numbers, np.int64)]
         order = np.argsort(cameras, kind="stable")
-        edges = np.searchsorted(cameras[order], np.arange(1, len(self.cameras)))
-        parts = list(zip(self.frames.values(), np.split(rows[order], edges), np.split(out, edges)))
+        edges = np.searchsorted(cameras[order], np.arange(len(self.cameras) + 1))
+        if edges[0] > 0 or edges[-1] < len(rows):
+            raise IndexError(f"cameras {cameras.min()} to {cameras.max()} are wanted; there are {len(self.cameras)}")
+        parts = [
+            (source, rows[order[start:stop]], out[start:stop])
+            for source, start, stop in zip(self.frames.values(), edges, edges[1:])
+            if start < stop
+        ]
 
         def read() -> None:
             for source, chosen, part in parts:
-                if len(chosen):
-                    source.read(chosen, out=part)
+                source.read(chosen, out=part)
 
         return np.argsort(order), read
 
 
 class TrainingLoader:
-    """Batches for training: curves over-sampled, a camera chosen, augmented, and prepared ahead by a thread.
+    """Batches for training: curves over-sampled, a camera chosen, augmented, and prepared ahead by two threads.
 
     What an epoch holds follows from the seed and the epoch's number alone, so a resumed run sees the same batches.
 
@@ -220,28 +232,37 @@ class TrainingLoader:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, or this part of each; the next ones are prepared while one is used."""
         rows, batches, scratch = self._draw_rows(number), Memory(), Memory()
+        ahead: Deque[Future[Batch]] = deque()
         # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
         # two that both did all of it would mostly wait for that.
-        with ThreadPoolExecutor(1, "loader") as reader, ThreadPoolExecutor(1, "loader") as maker:
+        maker, reader = ThreadPoolExecutor(1, "loader-make"), ThreadPoolExecutor(1, "loader-read")
+        caller = threading.get_ident()
 
-            def begin(position: int) -> Tuple[Future[np.ndarray], np.ndarray, Draw]:
-                assemble, steering, draw = self._begin_batch(number, position, rows, scratch, batches)
-                return reader.submit(assemble), steering, draw
+        def begin(position: int) -> Tuple[Future[np.ndarray], np.ndarray, Draw]:
+            assemble, steering, draw = self._begin_batch(number, position, rows, scratch, batches)
+            return reader.submit(assemble), steering, draw
 
-            def make(position: int) -> Batch:
-                assembled, steering, draw = begun.popleft()
-                if position + 1 < len(self):
-                    begun.append(begin(position + 1))
-                return self._finish_batch(assembled.result(), steering, draw, scratch)
+        def make(position: int) -> Batch:
+            assembled, steering, draw = begun.popleft()
+            if position + 1 < len(self):
+                begun.append(begin(position + 1))
+            return self._finish_batch(assembled.result(), steering, draw, scratch)
 
+        try:
             begun = deque([begin(0)])
-            ahead: Deque[Future[Batch]] = deque()
             for position in range(len(self)):
                 ahead.append(maker.submit(make, position))
                 if len(ahead) > _BATCHES_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+            # Garbage collection may end an epoch in any thread, even in one that these wait for.
+            is_caller = threading.get_ident() == caller
+            maker.shutdown(wait=is_caller)
+            reader.shutdown(wait=is_caller)
 
     def labels(self, number: int) -> np.ndarray:
         """Return the steering of an epoch's whole batches, (n,) float32, without reading a frame: what is learned."""

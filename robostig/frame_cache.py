@@ -44,6 +44,7 @@ _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
 _SYNC_BYTES = 32 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
 _WRITE_BYTES = 512 << 10  # written at once: threads that write wait for each other, and a cache holds that much
+_CAN_GATHER = hasattr(os, "pwritev")
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died
 _in_use: Counter[Path] = Counter()  # files that this process has open, which are never removed to make room
 
@@ -134,7 +135,7 @@ class CachedFrames:
         numbers
             (n,) integers from 0 to ``len(self) - 1``, in any order.
         out
-            Where to write them: C-contiguous, of the result's shape and type; new memory if None.
+            Where to write them, of the result's shape and type; new memory if None.
 
         Returns
         -------
@@ -145,9 +146,14 @@ class CachedFrames:
         ------
         IndexError
             If there is no frame of such a number.
+        ValueError
+            If ``out`` is of another shape or type.
         """
         wanted = np.asarray(numbers, np.int64)
-        frames = np.empty((len(wanted), *self.spec.shape), np.uint8) if out is None else out
+        shape = (len(wanted), *self.spec.shape)
+        frames = np.empty(shape, np.uint8) if out is None else out
+        if frames.shape != shape or frames.dtype != np.uint8:
+            raise ValueError(f"out is {frames.dtype} of shape {frames.shape}; these frames are uint8 of shape {shape}")
         if not wanted.size:
             return frames
         first, last = wanted.min(), wanted.max()
@@ -298,7 +304,8 @@ def _write_at(descriptor: int, frames: Sequence[np.ndarray], offset: int) -> Non
     """Write frames to a place in a file, one after the other: all at once, as threads wait for each other here."""
     rest = [frame.data.cast("B") for frame in frames]
     while rest:
-        written = os.pwritev(descriptor, rest, offset)
+        # macOS has had it since its version 11.
+        written = os.pwritev(descriptor, rest, offset) if _CAN_GATHER else os.pwrite(descriptor, rest[0], offset)
         offset += written
         while rest and written >= len(rest[0]):
             written -= len(rest.pop(0))

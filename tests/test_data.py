@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import pickle
 import shutil
 import threading
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -251,6 +253,41 @@ def test_stopping_in_mid_epoch_leaves_no_thread():
     for _ in TrainingLoader(make_dataset(), 4).epoch(0):
         break
     assert list_loader_threads() == []
+
+
+def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_none(monkeypatch):
+    dataset, collected = make_dataset(), []
+    pictures = dataset.frames["center"]
+
+    def read_and_collect(numbers, out):
+        time.sleep(0.1)
+        if left.is_set() and not collected:
+            collected.append(gc.collect())
+        return Pictures.read(pictures, numbers, out)
+
+    def leave_an_epoch():
+        epoch = TrainingLoader(dataset, 4, side_cameras=0).epoch(0)
+        next(epoch)
+        circle = [epoch]
+        circle.append(circle)
+
+    left, pictures.read = threading.Event(), read_and_collect
+    gc.disable()
+    try:
+        leave_an_epoch()
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+        left.set()
+        for thread in threads:
+            thread.join(20.0)
+    finally:
+        gc.enable()
+    assert collected and len(threads) == 2 and not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("cameras", [[0, 3], [-1, 0]])
+def test_a_camera_that_is_not_there_is_refused(cameras):
+    with pytest.raises(IndexError, match="there are 3"):
+        read_frames(make_dataset(), [0, 1], np.array(cameras))
 
 
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 2, "thread_pool": True}])

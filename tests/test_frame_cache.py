@@ -107,6 +107,30 @@ def test_a_frame_that_is_not_there_is_refused(pictures, cache, number):
         CachedFrames(pictures, SPEC, folder=cache).read([0, number])
 
 
+@pytest.mark.parametrize("kept", [0, 6])
+@pytest.mark.parametrize(
+    "out", [np.empty((3, 8, 16, 3), np.uint8), np.empty((2, 8, 16, 3), np.float32)], ids=["more", "floats"]
+)
+def test_memory_that_does_not_fit_the_frames_is_refused(pictures, cache, kept, out):
+    with pytest.raises(ValueError, match=r"these frames are uint8 of shape \(2, 8, 16, 3\)"):
+        CachedFrames(pictures, SPEC, folder=cache, budget_gb=gigabytes(kept)).read([0, 5], out)
+
+
+@pytest.mark.parametrize("can_gather", [True, False])
+@pytest.mark.parametrize("threads_there", ["1", "2"])
+@pytest.mark.parametrize("written", [1, 2 * FRAME_BYTES, 5 * FRAME_BYTES + 1])
+def test_frames_written_some_at_once_are_all_in_their_places(
+    tmp_path, cache, decoded, monkeypatch, written, threads_there, can_gather
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads_there)
+    monkeypatch.setattr(frame_cache, "_WRITE_BYTES", written)
+    monkeypatch.setattr(frame_cache, "_CAN_GATHER", can_gather)
+    pictures = draw_pictures(tmp_path / "more", 37)
+    for _ in range(2):  # the second time, it is found by its name
+        np.testing.assert_array_equal(CachedFrames(pictures, SPEC, folder=cache).read(range(37)), expect(pictures))
+    assert set(decoded.values()) == {1}
+
+
 def test_a_disk_that_takes_a_frame_in_pieces_gets_all_of_it(pictures, cache, monkeypatch):
     pwritev, frame_bytes = os.pwritev, int(np.prod(SPEC.shape))
 
