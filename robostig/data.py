@@ -18,7 +18,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -213,6 +213,7 @@ class TrainingLoader:
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
+        self._memories: List[Tuple[Memory, Memory]] = []  # of epochs that are over, for later ones
         self._weights = balance_weights(dataset.steering, balance)
         correction = self.augmentation.correction
         corrections = {"center": 0.0, "left": correction, "right": -correction}
@@ -231,7 +232,9 @@ class TrainingLoader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, or this part of each; the next ones are prepared while one is used."""
-        rows, batches, scratch = self._draw_rows(number), Memory(), Memory()
+        rows = self._draw_rows(number)
+        memories = self._memories.pop() if self._memories else (Memory(), Memory())
+        batches, scratch = memories
         ahead: Deque[Future[Batch]] = deque()
         # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
         # two that both did all of it would mostly wait for that.
@@ -263,6 +266,8 @@ class TrainingLoader:
             is_caller = threading.get_ident() == caller
             maker.shutdown(wait=is_caller)
             reader.shutdown(wait=is_caller)
+            if is_caller:  # else the threads may still be there
+                self._memories.append(memories)
 
     def labels(self, number: int) -> np.ndarray:
         """Return the steering of an epoch's whole batches, (n,) float32, without reading a frame: what is learned."""
