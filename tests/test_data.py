@@ -255,7 +255,7 @@ def test_stopping_in_mid_epoch_leaves_no_thread():
     assert list_loader_threads() == []
 
 
-def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_none(monkeypatch):
+def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_none():
     dataset, collected = make_dataset(), []
     pictures = dataset.frames["center"]
 
