@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -32,9 +32,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, numbers: Sequence[int], out: Optional[np.ndarray] = None) -> np.ndarray:
+    def read(self, numbers: Sequence[int]) -> np.ndarray:
         """Return the frames of these numbers."""
-        return np.stack([preprocess(read_picture(self.paths[number]), self.spec) for number in numbers], out=out)
+        return np.stack([preprocess(read_picture(self.paths[number]), self.spec) for number in numbers])
 
 
 class PlainLoader(TrainingLoader):
@@ -44,7 +44,7 @@ class PlainLoader(TrainingLoader):
         """Yield the batches of an epoch."""
         rows = self._draw_rows(number)
         for position in range(len(self)):
-            assemble, steering, draw = self._begin_batch(number, position, rows, Memory(), Memory())
+            assemble, steering, draw = self._begin_batch(number, position, rows, Memory())
             yield self._finish_batch(assemble(), steering, draw, Memory())
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from robostig import camera
 from robostig.preprocessing import InputSpec
 
-__all__ = ["CAMERA_CORRECTION", "CHANGES", "Augmentation", "Draw", "Memory", "apply", "change", "give_scenery"]
+__all__ = ["CAMERA_CORRECTION", "CHANGES", "Augmentation", "Draw", "Memory", "apply", "change", "give_scenery", "join"]
 
 CAMERA_CORRECTION = 0.05  # 1.25 degrees of steering for a side camera's offset; see TrainingConfig
 CHANGES = ("flip", "shift", "shadow", "brightness", "tint", "scenery", "bonnet")
@@ -196,11 +196,12 @@ class Memory:
     def take(self, *shape: int) -> np.ndarray:
         """Return a uint8 array of this shape with anything in it; it is the caller's for as long as that holds it."""
         size = math.prod(shape)
+        if size > self._size:  # those there are will not do any more, and to choose among many keeps none in a cache
+            self._arrays, self._size = [], size
         for array in self._arrays:
             # Of three references, one is the list's, one is this loop's and one is getrefcount's own.
-            if len(array) >= size and sys.getrefcount(array) <= 3:
+            if sys.getrefcount(array) <= 3:
                 return array[:size].reshape(shape)
-        self._size = max(size, self._size)
         array = np.empty(self._size, np.uint8)
         self._arrays = [*self._arrays, array][-self._LIMIT :]
         return array[:size].reshape(shape)
@@ -213,7 +214,7 @@ def apply(
     spec: InputSpec,
     memory: Optional[Memory] = None,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Apply a draw to a batch: :func:`give_scenery`, then :func:`change`.
+    """Apply a draw to a batch: :func:`give_scenery`, :func:`join`, then :func:`change`.
 
     Parameters
     ----------
@@ -236,33 +237,39 @@ def apply(
     """
     memory = memory or Memory()
     batch = memory.take(len(frames), *frames[0].shape)
-    give_scenery(np.ascontiguousarray(frames), np.arange(len(frames)), draw, spec, batch)
+    join(give_scenery(frames, draw, spec), batch)
     return batch, change(batch, steering, draw, spec, memory)
 
 
-def give_scenery(frames: np.ndarray, places: np.ndarray, draw: Draw, spec: InputSpec, out: np.ndarray) -> None:
-    """Write frames as a batch, each with the view above the horizon of the one that the draw says.
+def give_scenery(frames: Sequence[np.ndarray], draw: Draw, spec: InputSpec) -> List[np.ndarray]:
+    """Return what a batch is to be made of, from its top to its bottom, all of it as it lies in ``frames``.
 
-    All of it is one call to NumPy, which takes no lock of Python's: for a thread beside one that does.
+    Each frame gets the view above the horizon of the one that the draw says. Parameters as for :func:`apply`.
+    """
+    sky = max(0, int(_find_row(camera.HORIZON, spec)))
+    parts: List[np.ndarray] = []
+    for number, (frame, giver) in enumerate(zip(frames, draw.scenery.tolist())):
+        if giver == number or sky == 0:
+            parts.append(frame)
+        else:
+            parts += (frames[giver][:sky], frame[sky:])
+    return parts
+
+
+def join(parts: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
+    """Copy parts of frames, one below the other, into a batch, and return it.
+
+    One call to OpenCV does all of it without Python's lock: for a thread beside one that needs that.
 
     Parameters
     ----------
-    frames
-        (n, H, W, 3) uint8, C-contiguous, in any order; not changed.
-    places
-        (n,) integers: where the batch's frames are among them.
-    draw, spec
-        As for :func:`apply`.
+    parts
+        Of (rows, W, 3) uint8.
     out
-        For the batch, like ``frames``.
+        For the batch, (n, H, W, 3) uint8, C-contiguous, of as many rows.
     """
-    count, height = out.shape[:2]
-    sky = max(0, int(_find_row(camera.HORIZON, spec)))
-    rows = math.gcd(sky, height)  # moved together
-    parts = height // rows
-    source = np.where(np.arange(parts) * rows < sky, places[draw.scenery][:, None], places[:, None])
-    chosen = source * parts + np.arange(parts)
-    np.take(frames.reshape(count * parts, -1), chosen.ravel(), 0, out.reshape(count * parts, -1), "clip")
+    cv2.vconcat(parts, out.reshape(-1, *out.shape[2:]))
+    return out
 
 
 def change(
@@ -286,19 +293,15 @@ def change(
     height, width = batch.shape[1:3]
     grounds = _Grounds(draw.shift, height, width, _find_row(camera.HORIZON, spec), spec, memory)
     light = _Light(draw, height, width, spec.color_space)
-    for number, (frame, flip) in enumerate(zip(batch, draw.flip)):
-        place = grounds.places.get(number)
-        rest = frame if place is None else frame[: grounds.first]
-        if flip and rest.size:
-            cv2.flip(rest, 1, dst=rest)
-        if place is None:
-            light.change(frame, number)  # while the processor's cache holds it
-        elif flip:
-            cv2.flip(frame[grounds.first :], 1, dst=place)
+    for number, (frame, flip) in enumerate(zip(batch, draw.flip.tolist())):
+        if number in grounds.taken:
+            grounds.take(number, frame, flip)
         else:
-            np.copyto(place, frame[grounds.first :])
+            if flip:
+                cv2.flip(frame, 1, dst=frame)
+            light.change(frame, number)  # while the processor's cache holds it
     grounds.shift_into(batch)
-    for number in grounds.places:
+    for number in grounds.taken:
         light.change(batch[number], number)
     del grounds  # whose memory is the next to be taken
     _exchange(batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet, memory)
@@ -345,38 +348,47 @@ class _Grounds:
 
     Attributes
     ----------
-    first
-        The ground's first row.
-    places
-        The number of a frame to the memory for its ground as it was, (rows, width, 3).
+    taken
+        The number of each frame whose ground is taken to how: for :meth:`take`.
     """
 
     def __init__(
         self, shifts: np.ndarray, height: int, width: int, horizon: float, spec: InputSpec, memory: Memory
     ) -> None:
-        self.first = max(0, math.ceil(horizon))
+        self._first = max(0, math.ceil(horizon))
         zoom = (width / camera.WIDTH) / (height / (camera.HEIGHT * _share_seen(spec)))
-        rows = np.arange(max(0, height - self.first))
-        self._numbers = np.flatnonzero(shifts)
+        rows = np.arange(max(0, height - self._first))
+        self._numbers = np.flatnonzero(shifts if len(rows) else ())
         slopes = (shifts[self._numbers] * camera.SIDE_SLOPE * zoom)[:, None]  # pixels a row
         # Where a row comes from, rounded as in there: to 1024ths of a pixel, and then to 32nds.
-        origins = (np.rint(-(slopes * rows + slopes * (self.first - horizon)) * 1024.0).astype(np.int64) + 16) >> 5
+        origins = (np.rint(-(slopes * rows + slopes * (self._first - horizon)) * 1024.0).astype(np.int64) + 16) >> 5
         self._pixels, self._parts = origins >> 5, (origins & 31).astype(np.uint8)
         self._margin = int(np.abs(self._pixels).max(initial=0)) + 1
         self._wide = memory.take(*origins.shape, width + 2 * self._margin, 3)
-        views = self._wide[:, :, self._margin : self._margin + width]
-        self.places: Dict[int, np.ndarray] = dict(zip(self._numbers.tolist(), views))
+        lefts = -self._pixels.min(axis=1, initial=0)  # pixels missing there
+        rights = self._pixels.max(axis=1, initial=-1) + 1
+        gaps = zip(self._wide, lefts.tolist(), rights.tolist())
+        self.taken: Dict[int, Tuple[np.ndarray, int, int]] = dict(zip(self._numbers.tolist(), gaps))
+
+    def take(self, number: int, frame: np.ndarray, flip: bool) -> None:
+        """Take a frame's ground away, mirroring both parts if it says so, and fill in what pixels it lacks."""
+        ground, left, right = self.taken[number]
+        width = frame.shape[1]
+        wide = ground[:, self._margin - left : self._margin + width + right]
+        place = wide[:, left : left + width]
+        if flip:
+            cv2.flip(frame[self._first :], 1, dst=place)
+            if self._first:
+                cv2.flip(frame[: self._first], 1, dst=frame[: self._first])
+        else:
+            np.copyto(place, frame[self._first :])
+        cv2.copyMakeBorder(place, 0, 0, left, right, cv2.BORDER_REPLICATE, dst=wide)  # while the cache holds it
 
     def shift_into(self, batch: np.ndarray) -> None:
         """Write all of it, moved, into the batch."""
         if not self._wide.size:
             return
         height, width = batch.shape[1:3]
-        lefts = np.maximum(-self._pixels.min(axis=1), 0).tolist()
-        rights = np.maximum(self._pixels.max(axis=1) + 1, 0).tolist()
-        for ground, left, right in zip(self._wide, lefts, rights):
-            view = ground[:, self._margin - left : self._margin + width + right]
-            cv2.copyMakeBorder(view[:, left : left + width], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=view)
         order = np.argsort(self._parts, axis=None, kind="stable")
         # All runs of width + 1 pixels in memory, of which we want one for each row, and the rows of the batch.
         # Each is one element, which NumPy moves at once.
@@ -385,7 +397,7 @@ class _Grounds:
         runs: np.ndarray = np.ndarray(self._wide.size - length + 1, run, self._wide, strides=1)
         lines = batch.reshape(-1).view(line)
         starts = 3 * (np.arange(order.size) * self._wide.shape[2] + self._margin + self._pixels.ravel())[order]
-        targets = (self._numbers[:, None] * height + np.arange(self.first, height)).ravel()[order]
+        targets = (self._numbers[:, None] * height + np.arange(self._first, height)).ravel()[order]
         edges = np.searchsorted(self._parts.ravel()[order], np.arange(33)).tolist()
         for part, (low, high) in enumerate(zip(edges, edges[1:])):
             if low < high:

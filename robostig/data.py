@@ -17,12 +17,13 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from robostig.augmentation import Augmentation, Draw, Memory, change, give_scenery
+from robostig.augmentation import Augmentation, Draw, Memory, change, give_scenery, join
 from robostig.backend import mx
 from robostig.driving_log import DrivingLog
 from robostig.frame_cache import DEFAULT_BUDGET_GB, CachedFrames
@@ -45,6 +46,7 @@ ARRAY_INPUT = InputSpec(66, 200, crop_top=60 / 160, crop_bottom=25 / 160, color_
 
 _BATCHES_AHEAD = 2
 Numbers = Union[Sequence[int], np.ndarray]
+Begun = Tuple["Future[np.ndarray]", np.ndarray, Draw]  # where a batch will be, its steering, what is to happen to it
 FrameSource = Union[CachedFrames, "PartialFrames", "ArrayFrames"]
 
 
@@ -65,7 +67,8 @@ class SteeringDataset(mx.gluon.data.Dataset):
     ----------
     frames
         Camera name to the frames of the whole recording; ``"center"`` is needed. What has them has a ``spec``, a
-        length, and ``read(numbers, out=None)``, which returns (n, H, W, 3) uint8, in ``out`` if that is given.
+        length, and ``read(numbers)``, which returns (n, H, W, 3) uint8; and may have ``pick``, as
+        :meth:`CachedFrames.pick`.
     steering
         (N,) float32, -1..1: the label of every row of the recording.
     rows
@@ -118,13 +121,8 @@ class SteeringDataset(mx.gluon.data.Dataset):
         """Return the centre camera's frames of these numbers, (n, H, W, 3) uint8, a copy that may be changed."""
         return self.frames["center"].read(self.rows[np.asarray(numbers, np.int64)])
 
-    def make_reader(
-        self, numbers: Numbers, cameras: np.ndarray, out: np.ndarray
-    ) -> Tuple[np.ndarray, Callable[[], None]]:
-        """Return where each frame will be, and a function that reads them, of chosen cameras.
-
-        What can be known beforehand is done here: a thread that calls it waits for memory or the disk, and leaves
-        Python's lock to others.
+    def pick(self, numbers: Numbers, cameras: np.ndarray) -> List[np.ndarray]:
+        """Return frames of chosen cameras, not to be changed: those on disk are the mapped file's own memory, no copy.
 
         Parameters
         ----------
@@ -132,13 +130,11 @@ class SteeringDataset(mx.gluon.data.Dataset):
             (n,) integers from 0 to ``len(self) - 1``.
         cameras
             (n,) positions in :attr:`cameras`, one a frame.
-        out
-            Where the function writes them, (n, H, W, 3) uint8, each camera's side by side.
 
         Returns
         -------
-        tuple
-            The frames' places in ``out``, (n,) integers, and the function, of no arguments.
+        list of numpy.ndarray
+            n of (H, W, 3) uint8.
 
         Raises
         ------
@@ -146,21 +142,14 @@ class SteeringDataset(mx.gluon.data.Dataset):
             If there is no such row or camera.
         """
         rows = self.rows[np.asarray(numbers, np.int64)]
-        order = np.argsort(cameras, kind="stable")
-        edges = np.searchsorted(cameras[order], np.arange(len(self.cameras) + 1))
-        if edges[0] > 0 or edges[-1] < len(rows):
+        frames: Dict[int, np.ndarray] = {}
+        for position, source in enumerate(self.frames.values()):
+            places = np.flatnonzero(cameras == position)
+            if len(places):
+                frames.update(zip(places.tolist(), getattr(source, "pick", source.read)(rows[places])))
+        if len(frames) < len(rows):
             raise IndexError(f"cameras {cameras.min()} to {cameras.max()} are wanted; there are {len(self.cameras)}")
-        parts = [
-            (source, rows[order[start:stop]], out[start:stop])
-            for source, start, stop in zip(self.frames.values(), edges, edges[1:])
-            if start < stop
-        ]
-
-        def read() -> None:
-            for source, chosen, part in parts:
-                source.read(chosen, out=part)
-
-        return np.argsort(order), read
+        return [frames[place] for place in range(len(rows))]
 
 
 class TrainingLoader:
@@ -237,24 +226,24 @@ class TrainingLoader:
         batches, scratch = memories
         ahead: Deque[Future[Batch]] = deque()
         # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
-        # two that both did all of it would mostly wait for that.
+        # two that both did all of it would mostly wait for that. So the one begins what is next before it changes any.
         maker, reader = ThreadPoolExecutor(1, "loader-make"), ThreadPoolExecutor(1, "loader-read")
         caller = threading.get_ident()
 
-        def begin(position: int) -> Tuple[Future[np.ndarray], np.ndarray, Draw]:
-            assemble, steering, draw = self._begin_batch(number, position, rows, scratch, batches)
+        def begin(position: int) -> Begun:
+            assemble, steering, draw = self._begin_batch(number, position, rows, batches)
             return reader.submit(assemble), steering, draw
 
-        def make(position: int) -> Batch:
-            assembled, steering, draw = begun.popleft()
-            if position + 1 < len(self):
-                begun.append(begin(position + 1))
+        def finish(begun: Future[Begun]) -> Batch:
+            assembled, steering, draw = begun.result()
             return self._finish_batch(assembled.result(), steering, draw, scratch)
 
         try:
-            begun = deque([begin(0)])
+            begun = deque([maker.submit(begin, 0)])
             for position in range(len(self)):
-                ahead.append(maker.submit(make, position))
+                if position + 1 < len(self):
+                    begun.append(maker.submit(begin, position + 1))
+                ahead.append(maker.submit(finish, begun.popleft()))
                 if len(ahead) > _BATCHES_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -296,21 +285,14 @@ class TrainingLoader:
         return steering, cameras, self.augmentation.draw(self.batch_size, generator)
 
     def _begin_batch(
-        self, epoch: int, position: int, rows: np.ndarray, scratch: Memory, memory: Memory
+        self, epoch: int, position: int, rows: np.ndarray, memory: Memory
     ) -> Tuple[Callable[[], np.ndarray], np.ndarray, Draw]:
         """Return what reads a batch and gives it its scenery, its steering, and what else is to happen to it."""
         steering, cameras, draw = self._plan_batch(epoch, position, rows)
         numbers, draw = draw.cut(*self._cut)
-        shape = (len(numbers), *self.dataset.spec.shape)
-        as_recorded, batch = scratch.take(*shape), memory.take(*shape)
-        places, read = self.dataset.make_reader(rows[position][numbers], cameras[numbers], as_recorded)
-
-        def assemble() -> np.ndarray:
-            read()
-            give_scenery(as_recorded, places, draw, self.dataset.spec, batch)
-            return batch
-
-        return assemble, steering[numbers], draw
+        batch = memory.take(len(numbers), *self.dataset.spec.shape)
+        frames = self.dataset.pick(rows[position][numbers], cameras[numbers])
+        return partial(join, give_scenery(frames, draw, self.dataset.spec), batch), steering[numbers], draw
 
     def _finish_batch(self, batch: np.ndarray, steering: np.ndarray, draw: Draw, scratch: Memory) -> Batch:
         changed = change(batch, steering, draw, self.dataset.spec, scratch)
@@ -397,12 +379,19 @@ class PartialFrames:
     def __len__(self) -> int:
         return len(self.is_there)
 
-    def read(self, numbers: Numbers, out: Optional[np.ndarray] = None) -> np.ndarray:
+    def read(self, numbers: Numbers) -> np.ndarray:
         """Return (n, H, W, 3) uint8 frames of rows that have one, as :meth:`CachedFrames.read` does."""
+        return self._frames.read(self._locate(numbers))
+
+    def pick(self, numbers: Numbers) -> List[np.ndarray]:
+        """Return the same frames one by one, not to be changed, as :meth:`CachedFrames.pick`."""
+        return self._frames.pick(self._locate(numbers))
+
+    def _locate(self, numbers: Numbers) -> np.ndarray:
         wanted = np.asarray(numbers, np.int64)
         if not self.is_there[wanted].all():
             raise ValueError(f"row {wanted[~self.is_there[wanted]][0]} has no picture of this camera")
-        return self._frames.read(self._positions[wanted], out)
+        return self._positions[wanted]
 
 
 class ArrayFrames:
@@ -435,14 +424,12 @@ class ArrayFrames:
     def __len__(self) -> int:
         return len(self._values)
 
-    def read(self, numbers: Numbers, out: Optional[np.ndarray] = None) -> np.ndarray:
-        """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed, in ``out`` if it is given."""
+    def read(self, numbers: Numbers) -> np.ndarray:
+        """Return (n, H, W, 3) uint8 frames of these numbers, a copy that may be changed."""
         values = self._values[np.asarray(numbers, np.int64)]
         if not np.isfinite(values).all():
             raise ValueError(f"{self._path} holds values that are not finite; write it again from the recording")
-        frames = np.empty(values.shape, np.uint8) if out is None else out
-        np.copyto(frames, np.clip(np.rint(values), 0, 255), casting="unsafe")
-        return frames
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def has_arrays(folder: Union[str, Path]) -> bool:

@@ -127,15 +127,13 @@ class CachedFrames:
         """Number of frames that come from disk; the rest are decoded when read."""
         return len(self._mapped)
 
-    def read(self, numbers: Union[Sequence[int], np.ndarray], out: Optional[np.ndarray] = None) -> np.ndarray:
+    def read(self, numbers: Union[Sequence[int], np.ndarray]) -> np.ndarray:
         """Return the frames of these numbers.
 
         Parameters
         ----------
         numbers
             (n,) integers from 0 to ``len(self) - 1``, in any order.
-        out
-            Where to write them, of the result's shape and type; new memory if None.
 
         Returns
         -------
@@ -146,26 +144,20 @@ class CachedFrames:
         ------
         IndexError
             If there is no frame of such a number.
-        ValueError
-            If ``out`` is of another shape or type.
         """
+        frames = self.pick(numbers)
+        return np.stack(frames) if frames else np.empty((0, *self.spec.shape), np.uint8)
+
+    def pick(self, numbers: Union[Sequence[int], np.ndarray]) -> List[np.ndarray]:
+        """Return the same frames as :meth:`read`, one by one, not to be changed: those on disk without a copy."""
         wanted = np.asarray(numbers, np.int64)
-        shape = (len(wanted), *self.spec.shape)
-        frames = np.empty(shape, np.uint8) if out is None else out
-        if frames.shape != shape or frames.dtype != np.uint8:
-            raise ValueError(f"out is {frames.dtype} of shape {frames.shape}; these frames are uint8 of shape {shape}")
-        if not wanted.size:
-            return frames
-        first, last = wanted.min(), wanted.max()
+        first, last = wanted.min(initial=0), wanted.max(initial=-1)
         if first < 0 or last >= len(self):
             raise IndexError(f"frames {first} to {last} are wanted; there are 0 to {len(self) - 1}")
-        beyond = np.flatnonzero(wanted >= self.mapped) if last >= self.mapped else ()
-        decoded = get_pool().map(self._decode, wanted[beyond]) if len(beyond) else ()
-        if self.mapped:  # all in one go, without Python's lock; those beyond are as yet the last one's copies
-            np.take(self._mapped, wanted, axis=0, out=frames, mode="clip")
-        for place, frame in zip(beyond, decoded):
-            frames[place] = frame
-        return frames
+        if last < self.mapped:
+            return list(map(self._mapped.__getitem__, wanted.tolist()))
+        decoded = get_pool().map(self._decode, wanted[wanted >= self.mapped].tolist())
+        return [self._mapped[number] if number < self.mapped else next(decoded) for number in wanted.tolist()]
 
     def _decode(self, number: int) -> np.ndarray:
         return self._decode_and_hash((number, None))[0]

@@ -8,7 +8,17 @@ import pytest
 from conftest import draw_road
 
 from robostig import camera
-from robostig.augmentation import BRIGHTNESS, CHANGES, SHADOW_LIGHT, TINT, Augmentation, Draw, Memory, apply
+from robostig.augmentation import (
+    BRIGHTNESS,
+    CAMERA_CORRECTION,
+    CHANGES,
+    SHADOW_LIGHT,
+    TINT,
+    Augmentation,
+    Draw,
+    Memory,
+    apply,
+)
 from robostig.driving_log import CAMERAS, read_picture
 from robostig.models import get_spec, list_models
 from robostig.preprocessing import InputSpec, preprocess
@@ -86,6 +96,14 @@ def test_a_shift_of_1_looks_like_the_real_left_camera_and_of_minus_1_like_the_ri
                 for each in (changed[0], center)
             )
             assert after < 0.8 * before
+
+
+def test_a_frame_without_ground_moves_nowhere():
+    spec = InputSpec(20, 40, crop_bottom=0.7)
+    frames = make_frames(20, 40)
+    changed, steering = change(frames, spec=spec, flip=[True, False], shift=[1.0, -1.0])
+    np.testing.assert_array_equal(changed, [frames[0, :, ::-1], frames[1]])
+    np.testing.assert_allclose(steering, [-0.25 + CAMERA_CORRECTION, -0.5 - CAMERA_CORRECTION])
 
 
 def test_only_the_view_above_the_horizon_comes_from_another_frame():

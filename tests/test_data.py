@@ -43,18 +43,10 @@ class Pictures:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, numbers, out=None):
-        frames = np.zeros((len(numbers), *SPEC.shape), np.uint8) if out is None else out
-        frames[:] = 0
+    def read(self, numbers):
+        frames = np.zeros((len(numbers), *SPEC.shape), np.uint8)
         frames[:, 0, 0, 0], frames[:, 0, 0, 1] = numbers, CAMERAS[self.camera]
         return frames
-
-
-def read_frames(dataset: SteeringDataset, numbers, cameras: np.ndarray) -> np.ndarray:
-    frames = np.empty((len(numbers), *dataset.spec.shape), np.uint8)
-    places, read = dataset.make_reader(numbers, cameras, frames)
-    read()
-    return frames[places]
 
 
 def make_dataset(count: int = 50, cameras=tuple(CAMERAS), rows=None) -> SteeringDataset:
@@ -97,8 +89,8 @@ def test_real_frames_come_from_their_camera_augmented(make_recording):
     dataset = SteeringDataset(open_frames(log, SPEC), log.steering)
     for position, camera in enumerate(dataset.cameras):
         expected = [preprocess(read_picture(path), SPEC) for path in log.pictures[camera]]
-        np.testing.assert_array_equal(read_frames(dataset, range(8), np.full(8, position)), expected)
-    mixed = read_frames(dataset, [3, 3, 5], np.array([2, 0, 1]))
+        np.testing.assert_array_equal(dataset.pick(range(8), np.full(8, position)), expected)
+    mixed = dataset.pick([3, 3, 5], np.array([2, 0, 1]))
     for frame, (camera, row) in zip(mixed, (("right", 3), ("center", 3), ("left", 5))):
         np.testing.assert_array_equal(frame, preprocess(read_picture(log.pictures[camera][row]), SPEC))
     flipped = TrainingLoader(dataset, 8, augmentation=Augmentation(**{**NEVER, "flip": 1.0}), balance=0, side_cameras=0)
@@ -212,7 +204,7 @@ def test_the_parts_of_all_workers_are_the_batches_of_one_byte_for_byte(make_reco
 def test_a_part_reads_no_frames_but_its_own_and_those_that_they_get_something_from():
     dataset, read = make_dataset(64, cameras=["center"]), []
     pictures = dataset.frames["center"]
-    pictures.read = lambda rows, out: read.extend(rows) or Pictures.read(pictures, rows, out)
+    pictures.read = lambda rows: read.extend(rows) or Pictures.read(pictures, rows)
     for _ in TrainingLoader(dataset, 64, augmentation=UNCHANGED, balance=0, part=(16, 32)).epoch(0):
         pass
     assert len(read) == 16
@@ -244,6 +236,19 @@ def test_an_error_in_the_background_reaches_the_caller(make_recording):
     assert list_loader_threads() == []
 
 
+def test_an_error_comes_with_its_batch_and_takes_none_before(make_recording):
+    log = read_driving_log(make_recording(16, size=(40, 80)))
+    dataset = SteeringDataset(open_frames(log, SPEC, budget_gb=0), log.steering)
+    loader = TrainingLoader(dataset, 2, balance=0, side_cameras=0, augmentation=UNCHANGED)
+    *_, last = loader._draw_rows(0)
+    Path(log.pictures["center"][last[0]]).write_bytes(b"")
+    batches = loader.epoch(0)
+    for _ in range(7):
+        next(batches)
+    with pytest.raises(ValueError, match="is empty"):
+        next(batches)
+
+
 def test_stopping_in_mid_epoch_leaves_no_thread():
     epoch = TrainingLoader(make_dataset(), 4).epoch(0)
     next(epoch)
@@ -259,11 +264,11 @@ def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_non
     dataset, collected = make_dataset(), []
     pictures = dataset.frames["center"]
 
-    def read_and_collect(numbers, out):
+    def read_and_collect(numbers):
         time.sleep(0.1)
         if left.is_set() and not collected:
             collected.append(gc.collect())
-        return Pictures.read(pictures, numbers, out)
+        return Pictures.read(pictures, numbers)
 
     def leave_an_epoch():
         epoch = TrainingLoader(dataset, 4, side_cameras=0).epoch(0)
@@ -287,7 +292,7 @@ def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_non
 @pytest.mark.parametrize("cameras", [[0, 3], [-1, 0]])
 def test_a_camera_that_is_not_there_is_refused(cameras):
     with pytest.raises(IndexError, match="there are 3"):
-        read_frames(make_dataset(), [0, 1], np.array(cameras))
+        make_dataset().pick([0, 1], np.array(cameras))
 
 
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 2, "thread_pool": True}])
