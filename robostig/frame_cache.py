@@ -42,7 +42,7 @@ FREE_DISK_GB = 1.0  # never filled: a full disk hurts more than a slow epoch
 # Of all that lies in the folder, only these are the cache's own.
 _OWN_NAME = re.compile(r"[0-9a-f]{40}\.npy(\.\d+-[0-9a-f]{8}\.partial)?")
 _FORMAT = 1  # part of every key: raise it when preprocessing changes its output
-_SYNC_BYTES = 32 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
+_SYNC_BYTES = 16 << 20  # sent to the disk at once: little enough to be there soon, and worth a commit of its journal
 _WRITE_BYTES = 512 << 10  # written at once: threads that write wait for each other, and a cache holds that much
 _CAN_GATHER = hasattr(os, "pwritev")
 _STALE_S = 24 * 3600.0  # an unfinished file this old was left by a process that died

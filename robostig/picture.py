@@ -39,6 +39,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _SIGNATURES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how a whole JPEG, or PNG, begins and ends
 _TAIL = 4096  # bytes from the end in which the ending is: some cameras add to their pictures
+_READ_BYTES = 64 << 10  # at once, of what has no size of its own
 _DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # since OpenCV 4.11: one pass over the pixels less
 _PNG_BLOCK = 65535  # bytes that a block of zlib's holds without compression (RFC 1951, 3.2.4)
 
@@ -104,16 +105,26 @@ def read_picture_bytes(picture: Union[str, Path]) -> bytes:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or it cannot be read, naming it.
     ValueError
         If the file does not hold it any more.
     """
     if isinstance(picture, StoredPicture):
         with picture.open() as file:
             return picture.read_from(file)
-    with open(picture, "rb", buffering=0) as file:
-        return file.read()
+    descriptor = os.open(picture, os.O_RDONLY)  # half of the system calls that open() and read() make
+    try:
+        size = os.fstat(descriptor).st_size
+        data = part = os.read(descriptor, size + 1)
+        while part and len(data) != size:  # it grows, or is no file that has a size
+            part = os.read(descriptor, _READ_BYTES)
+            data += part
+    except OSError as error:  # which knows of no name
+        raise OSError(error.errno, error.strerror, str(picture)) from None
+    finally:
+        os.close(descriptor)
+    return data
 
 
 def read_in_order(pictures: Iterable[str]) -> Iterator[Optional[bytes]]:

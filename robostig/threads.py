@@ -16,13 +16,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK = 128  # items at once: bounds the memory
+_SPARE = 1  # threads beyond the CPUs: now and then one waits for Python's lock, or the disk
 _TASK = 16  # items that a thread takes at once: handing over one picture costs a tenth of decoding it
 
 
 @lru_cache(maxsize=None)
 def get_pool() -> ThreadPoolExecutor:
-    """Return the threads, one a CPU, or as many as ``OMP_NUM_THREADS`` says."""
-    return ThreadPoolExecutor(max_workers=count_threads(), thread_name_prefix="robostig")
+    """Return the threads, one a CPU or as many as ``OMP_NUM_THREADS`` says, and one for when another waits."""
+    return ThreadPoolExecutor(max_workers=count_threads() + _SPARE, thread_name_prefix="robostig")
 
 
 # Threads do not survive a fork, as of gluon's DataLoader with worker processes.

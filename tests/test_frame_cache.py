@@ -359,7 +359,7 @@ opened, folder = Counter(), os.path.realpath(sys.argv[1])
 def count(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and os.path.realpath(arguments[0]).startswith(folder):
         assert not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT), arguments
-        if arguments[1] is None:  # of os.open, which Python 3.8's pathlib calls for open()
+        if os.path.basename(sys._getframe(1).f_code.co_filename) == "pathlib.py":  # Python 3.8's, on open()'s behalf
             return
         opened[os.path.basename(arguments[0])] += 1
 

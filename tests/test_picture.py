@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
 
 import cv2
 import numpy as np
@@ -9,7 +11,14 @@ import pytest
 from PIL import Image
 
 from robostig.backend import mx
-from robostig.picture import decode_picture, encode_jpeg, encode_png, inspect_picture, measure_png
+from robostig.picture import (
+    decode_picture,
+    encode_jpeg,
+    encode_png,
+    inspect_picture,
+    measure_png,
+    read_picture_bytes,
+)
 
 FRAME = np.full((16, 32, 3), (200, 100, 50), np.uint8)
 
@@ -20,6 +29,32 @@ def test_a_picture_is_rgb(kind):
     red[..., 2] = 255  # OpenCV writes BGR
     picture = decode_picture(cv2.imencode(kind, red)[1].tobytes(), "red")
     assert picture.dtype == np.uint8 and np.abs(picture.astype(int) - [255, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_a_file_is_read_whole(tmp_path, size):
+    data = np.random.default_rng(0).bytes(size)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert read_picture_bytes(path) == read_picture_bytes(str(path)) == data
+
+
+def test_what_has_no_size_of_its_own_is_read_to_its_end(tmp_path):
+    data = np.random.default_rng(0).bytes(300_000)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer.start()
+    assert read_picture_bytes(tmp_path / "pipe") == data
+    writer.join()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught:
+        read_picture_bytes(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        read_picture_bytes(str(tmp_path / "missing.jpg"))
+    assert caught.value.filename == str(tmp_path / "missing.jpg")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

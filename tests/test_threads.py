@@ -66,12 +66,12 @@ def test_an_error_comes_through_and_nothing_goes_on_in_the_back():
     assert len(done) == before
 
 
-def test_there_are_as_many_threads_as_may_compute(monkeypatch):
-    assert get_pool()._max_workers == 2
+def test_there_are_as_many_threads_as_may_compute_and_one_more(monkeypatch):
+    assert get_pool()._max_workers == 2 + 1
     get_pool.cache_clear()
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(_compat, "count_usable_cpus", lambda: 3)
-    assert get_pool()._max_workers == 3
+    assert get_pool()._max_workers == 3 + 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
