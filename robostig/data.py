@@ -28,6 +28,7 @@ from robostig.backend import mx
 from robostig.driving_log import DrivingLog
 from robostig.frame_cache import DEFAULT_BUDGET_GB, CachedFrames
 from robostig.preprocessing import InputSpec
+from robostig.threads import give_way
 
 __all__ = [
     "ArrayFrames",
@@ -227,7 +228,7 @@ class TrainingLoader:
         ahead: Deque[Future[Batch]] = deque()
         # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
         # two that both did all of it would mostly wait for that. So the one begins what is next before it changes any.
-        maker, reader = ThreadPoolExecutor(1, "loader-make"), ThreadPoolExecutor(1, "loader-read")
+        maker, reader = (ThreadPoolExecutor(1, name, give_way) for name in ("loader-make", "loader-read"))
         caller = threading.get_ident()
 
         def begin(position: int) -> Begun:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import shutil
+import sys
 import threading
 import time
 from dataclasses import fields
@@ -258,6 +260,17 @@ def test_stopping_in_mid_epoch_leaves_no_thread():
     for _ in TrainingLoader(make_dataset(), 4).epoch(0):
         break
     assert list_loader_threads() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's threads have a niceness each")
+def test_what_prepares_batches_gives_way_and_nothing_else_does():
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    epoch = TrainingLoader(make_dataset(), 4).epoch(0)
+    next(epoch)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    given = [os.getpriority(os.PRIO_PROCESS, thread.native_id) for thread in threads]
+    assert given == [min(before + 10, 19)] * 2 and os.getpriority(os.PRIO_PROCESS, 0) == before
+    epoch.close()
 
 
 def test_an_epoch_that_garbage_collection_ends_in_a_thread_of_its_own_blocks_none():
