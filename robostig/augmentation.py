@@ -267,8 +267,18 @@ def join(parts: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
         Of (rows, W, 3) uint8.
     out
         For the batch, (n, H, W, 3) uint8, C-contiguous, of as many rows.
+
+    Raises
+    ------
+    ValueError
+        If the parts are of another width or type, or have not as many rows.
     """
-    cv2.vconcat(parts, out.reshape(-1, *out.shape[2:]))
+    rows = out.reshape(-1, *out.shape[2:])
+    joined = cv2.vconcat(parts, rows)
+    if not np.may_share_memory(joined, rows):  # OpenCV takes memory of its own then
+        raise ValueError(
+            f"the frames make {joined.dtype} of shape {joined.shape}; the batch has {rows.dtype} of shape {rows.shape}"
+        )
     return out
 
 
@@ -349,7 +359,7 @@ class _Grounds:
     Attributes
     ----------
     taken
-        The number of each frame whose ground is taken to how: for :meth:`take`.
+        By the number of each frame that is moved: memory for its ground, and the pixels it lacks left and right.
     """
 
     def __init__(
@@ -365,7 +375,7 @@ class _Grounds:
         self._pixels, self._parts = origins >> 5, (origins & 31).astype(np.uint8)
         self._margin = int(np.abs(self._pixels).max(initial=0)) + 1
         self._wide = memory.take(*origins.shape, width + 2 * self._margin, 3)
-        lefts = -self._pixels.min(axis=1, initial=0)  # pixels missing there
+        lefts = -self._pixels.min(axis=1, initial=0)
         rights = self._pixels.max(axis=1, initial=-1) + 1
         gaps = zip(self._wide, lefts.tolist(), rights.tolist())
         self.taken: Dict[int, Tuple[np.ndarray, int, int]] = dict(zip(self._numbers.tolist(), gaps))

@@ -227,7 +227,8 @@ class TrainingLoader:
         batches, scratch = memories
         ahead: Deque[Future[Batch]] = deque()
         # One thread changes a batch, the other puts the next one together meanwhile, which takes no lock of Python's:
-        # two that both did all of it would mostly wait for that. So the one begins what is next before it changes any.
+        # two that both did all of it would mostly wait for that. What the next one needs of Python, the first does
+        # before it changes a batch.
         maker, reader = (ThreadPoolExecutor(1, name, give_way) for name in ("loader-make", "loader-read"))
         caller = threading.get_ident()
 
@@ -239,8 +240,8 @@ class TrainingLoader:
             assembled, steering, draw = begun.result()
             return self._finish_batch(assembled.result(), steering, draw, scratch)
 
+        begun = deque([maker.submit(begin, 0)])
         try:
-            begun = deque([maker.submit(begin, 0)])
             for position in range(len(self)):
                 if position + 1 < len(self):
                     begun.append(maker.submit(begin, position + 1))
@@ -250,7 +251,7 @@ class TrainingLoader:
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            for future in ahead:
+            for future in (*ahead, *begun):
                 future.cancel()
             # Garbage collection may end an epoch in any thread, even in one that these wait for.
             is_caller = threading.get_ident() == caller
@@ -288,7 +289,7 @@ class TrainingLoader:
     def _begin_batch(
         self, epoch: int, position: int, rows: np.ndarray, memory: Memory
     ) -> Tuple[Callable[[], np.ndarray], np.ndarray, Draw]:
-        """Return what reads a batch and gives it its scenery, its steering, and what else is to happen to it."""
+        """Return what puts a batch together, its steering, and what else is to happen to it."""
         steering, cameras, draw = self._plan_batch(epoch, position, rows)
         numbers, draw = draw.cut(*self._cut)
         batch = memory.take(len(numbers), *self.dataset.spec.shape)

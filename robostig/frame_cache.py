@@ -154,10 +154,9 @@ class CachedFrames:
         first, last = wanted.min(initial=0), wanted.max(initial=-1)
         if first < 0 or last >= len(self):
             raise IndexError(f"frames {first} to {last} are wanted; there are 0 to {len(self) - 1}")
-        if last < self.mapped:
-            return list(map(self._mapped.__getitem__, wanted.tolist()))
-        decoded = get_pool().map(self._decode, wanted[wanted >= self.mapped].tolist())
-        return [self._mapped[number] if number < self.mapped else next(decoded) for number in wanted.tolist()]
+        mapped = self.mapped
+        decoded = get_pool().map(self._decode, wanted[wanted >= mapped].tolist())
+        return [self._mapped[number] if number < mapped else next(decoded) for number in wanted.tolist()]
 
     def _decode(self, number: int) -> np.ndarray:
         return self._decode_and_hash((number, None))[0]

@@ -238,6 +238,15 @@ def test_an_error_in_the_background_reaches_the_caller(make_recording):
     assert list_loader_threads() == []
 
 
+@pytest.mark.parametrize("change", [lambda frames: frames[:, :-1], lambda frames: frames.astype(np.float32)])
+def test_a_source_whose_frames_are_not_as_its_spec_says_is_refused(change):
+    dataset = make_dataset(cameras=["center"])
+    pictures = dataset.frames["center"]
+    pictures.read = lambda rows: change(Pictures.read(pictures, rows))
+    with pytest.raises(ValueError, match=r"the frames make .*; the batch has uint8 of shape"):
+        collect(TrainingLoader(dataset, 16))
+
+
 def test_an_error_comes_with_its_batch_and_takes_none_before(make_recording):
     log = read_driving_log(make_recording(16, size=(40, 80)))
     dataset = SteeringDataset(open_frames(log, SPEC, budget_gb=0), log.steering)
