@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -251,7 +251,8 @@ class TrainingLoader:
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            for future in (*ahead, *begun):
+            waiting: List[Future[Any]] = [*ahead, *begun]
+            for future in waiting:
                 future.cancel()
             # Garbage collection may end an epoch in any thread, even in one that these wait for.
             is_caller = threading.get_ident() == caller
