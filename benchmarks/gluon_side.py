@@ -28,7 +28,7 @@ from robostig.preprocessing import InputSpec, preprocess
 from robostig.roads import RECIPE, TEST_ROADS, TRAINING_LAPS, training_tracks
 from robostig.simulation import parse_tracks, record
 from robostig.split import split_by_time
-from robostig.training import TrainingConfig, _compile, _peel_scaling, _prepare, fit
+from robostig.training import TrainingConfig, _compile, _make_optimizer, _peel_scaling, _prepare, fit
 
 __all__ = ["Driver", "Epochs", "Pilot", "TrainingStep"]
 
@@ -99,9 +99,7 @@ class Run:
         self.learner, scale, offset = _peel_scaling(self.net)
         _compile(self.learner, config)
         self.memory = InputMemory(mx.cpu(), scale=scale, offset=offset)
-        self.trainer = mx.gluon.Trainer(
-            self.parameters, config.optimizer, {"learning_rate": config.learning_rate}, update_on_kvstore=False
-        )
+        self.trainer = mx.gluon.Trainer(self.parameters, _make_optimizer(config), update_on_kvstore=False)
         self.loss = mx.gluon.loss.L2Loss()
 
     def step(self, frames: np.ndarray, steering: np.ndarray) -> mx.nd.NDArray:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from robostig._files import make_folder, replace_file
 from robostig.augmentation import Augmentation
-from robostig.backend import choose_contexts, mx, view_memory
+from robostig.backend import choose_contexts, make_beside, mx, view_memory
 from robostig.config import TrainingConfig
 from robostig.data import Batch, SteeringDataset, TrainingLoader
 from robostig.factors import factor_largest_dense
@@ -309,13 +309,10 @@ class _Run:
         self.backbone, self.workers = backbone, workers
         self.log = logger.info if workers.is_first else logger.debug  # the logs of all hosts are read as one
         self.parameters = net.collect_params()
-        options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
-        if config.optimizer == "sgd":
-            options["momentum"] = 0.9
         # Servers add gradients up and no more: every worker takes the same step, and has all that a checkpoint holds.
         kvstore = workers.make_kvstore(lambda: sum(each.grad_req != "null" for each in self.parameters.values()))
         self.trainer = mx.gluon.Trainer(
-            self.parameters, config.optimizer, options, kvstore=kvstore, update_on_kvstore=False
+            self.parameters, _make_optimizer(config), kvstore=kvstore, update_on_kvstore=False
         )
         watch_overflow(self.trainer)
         # Graphs are taken apart as they are now: not where freezing changes them, nor what computes with 16 bits.
@@ -623,6 +620,23 @@ def _prepare(
         reason = str(error).strip().splitlines()[-1]
         size = f"{train.spec.height}x{train.spec.width}"
         raise ValueError(f"the network does not take frames of {size}: {reason}") from error
+
+
+class Adam(mx.optimizer.Adam):
+    """MXNet's, with its means where a step passes over them, the weights and the gradients most quickly."""
+
+    def create_state(self, index: int, weight: mx.nd.NDArray) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        """Return the means of a parameter's gradients and of their squares."""
+        return make_beside(weight), make_beside(weight)
+
+
+def _make_optimizer(config: TrainingConfig) -> mx.optimizer.Optimizer:
+    options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
+    if config.optimizer == "adam":
+        return Adam(**options)
+    if config.optimizer == "sgd":
+        options["momentum"] = 0.9
+    return mx.optimizer.create(config.optimizer, **options)
 
 
 def _compile(net: mx.gluon.HybridBlock, config: TrainingConfig) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import mmap
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from robostig import backend
-from robostig.backend import Gpu, choose_contexts, mx, view_memory
+from robostig.backend import Gpu, choose_contexts, make_beside, mx, view_memory
 
 T4 = Gpu("Tesla T4", (7, 5))
 L4 = Gpu("NVIDIA L4", (8, 9))
@@ -238,3 +239,15 @@ def test_the_memory_of_an_array_is_read_and_written_in_place(dtype):
     assert memory.shape == (1, 6) and memory.dtype == np.dtype(dtype) and memory.tolist() == [[1, 2, 3, 4, 5, 6]]
     memory += 10
     assert array.asnumpy().tolist() == [[11, 12, 13], [14, 15, 16]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
+def test_arrays_made_beside_another_begin_at_the_same_place_of_a_page(dtype):
+    arrays = [mx.nd.ones(shape, dtype=dtype) for shape in [(3,), (70, 30), (2, 5, 40_000)]]
+    for array in (*arrays, arrays[1][3:]):
+        made = make_beside(array)
+        addresses = [view_memory(each).ctypes.data for each in (array, made)]
+        assert addresses[0] % mmap.PAGESIZE == addresses[1] % mmap.PAGESIZE and addresses[0] != addresses[1]
+        assert made.shape == array.shape and made.dtype == array.dtype and not made.asnumpy().any()
+        made[:] = 7
+        assert (made.asnumpy() == 7).all() and (array.asnumpy() == 1).all()
