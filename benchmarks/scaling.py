@@ -1,11 +1,11 @@
 """Training as it grows: two hosts against one, and a log 4 and 16 times as long.
 
 A host is one core here: a process of one thread that may run nowhere else and, if there are two hosts, a parameter
-server beside it on the same core, as SageMaker's toolkit starts one a host (and a scheduler on the first). Both share
-every batch of 64 frames through MXNet's parameter server; one host trains alone, without a server. Both learn from the
-same augmented batches without dropout, whose masks each host would draw for itself, and their losses must agree. Two
-hosts are measured with a batch twice as large as well, so that each has as many frames a step as the one alone. What
-two hosts could reach is measured too: two that train 32 frames a step each, and exchange nothing.
+server beside it on the same core, as SageMaker's toolkit starts one a host (and a scheduler on the first). Two hosts
+share every batch of 64 frames; one host trains alone, without a server. Both learn from the same augmented batches
+without dropout, whose masks each host would draw for itself, and their losses must agree. Two hosts are measured with a
+batch twice as large as well, so that each has as many frames a step as the one alone. What two hosts cannot exceed is
+measured too: two that train as many frames a step each, and exchange nothing.
 
 For length, each training is one epoch from the JPEGs on, with an empty frame cache, in a process of its own, of a log
 and of the same drive 4 and 16 times over. Memory is private memory at its peak, time that of a row.
@@ -44,8 +44,8 @@ DISTRIBUTED_GOAL, MEMORY_GOAL, TIME_GOAL = 1.7, 0.8, 0.9  # of the last two, 1 w
 BATCH = 64
 STEPS = {"nvidia": 20, "comma": 12}  # an epoch: two seconds or so on one core
 HOSTS = ("algo-1", "algo-2")
-TWO, ONE, SILENT = "two hosts", "one host", "two hosts that exchange nothing"
-LARGER = f"two hosts, {2 * BATCH} frames a step"
+TWO, ONE, LARGER = "two hosts", "one host", f"two hosts, {2 * BATCH} frames a step"
+SILENT, SILENT_LARGER = (f"two hosts that exchange nothing, {frames} frames each" for frames in (BATCH // 2, BATCH))
 # Adam reads a weight, its gradient and two means, and writes three of them; the average reads two, and writes one.
 UPDATE_PASSES = 10
 TOLERANCE = 1e-4  # of a loss: sums of gradients are rounded in another order
@@ -74,9 +74,11 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
     quick = report.arguments.quick
     for model in MODELS[:1] if quick else MODELS:
         repeats, steps = (2, STEPS[model] // 3) if quick else (5, STEPS[model])
-        sizes = {TWO: BATCH, ONE: BATCH, SILENT: BATCH // 2, LARGER: 2 * BATCH}
+        sizes = {TWO: BATCH, ONE: BATCH, SILENT: BATCH // 2, LARGER: 2 * BATCH, SILENT_LARGER: BATCH}
         with ExitStack() as stack:
-            places = {TWO: cores, ONE: cores[1:], SILENT: cores, **({} if quick else {LARGER: cores})}
+            places = {TWO: cores, ONE: cores[1:], SILENT: cores}
+            if not quick:
+                places.update({LARGER: cores, SILENT_LARGER: cores})
             groups = {}
             for name, its_cores in places.items():
                 environments: List[Mapping[str, str]] = [{} for _ in its_cores]
@@ -89,13 +91,19 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
                 group.prepare(str(folder), model, options)
             sides = {name: group.train_epoch for name, group in groups.items()}
             rates = measure_in_turns(sides, repeats, model)
-        two, one, silent, *larger = (Figure(name, values, "images/s") for name, values in rates.items())
-        report.add(Comparison(f"{model}, {BATCH} frames a step, whoever shares them", two, one, DISTRIBUTED_GOAL))
-        for each in larger:
-            report.add(Comparison(f"{model}, {BATCH} frames a step on each host", each, one, DISTRIBUTED_GOAL))
-        report.add(Comparison(f"{model}, what the first of these cannot exceed", silent, one))
+        found = {name: Figure(name, values, "images/s") for name, values in rates.items()}
+        two, one, silent = (found[name] for name in (TWO, ONE, SILENT))
+        for whole, alone, how in (
+            (TWO, SILENT, f"{BATCH} frames a step, whoever shares them"),
+            (LARGER, SILENT_LARGER, f"{BATCH} frames a step on each host"),
+        ):
+            if whole in found:
+                report.add(Comparison(f"{model}, {how}", found[whole], one, DISTRIBUTED_GOAL))
+                report.add(Comparison(f"{model}, {how}, and nothing exchanged", found[alone], one))
         report.note(f"{model}: {compare_losses(groups[ONE].losses, groups[TWO].losses)}")
-        megabytes = 4 * groups[TWO].exchanged / 1e6
+        summed, shared = groups[TWO].exchanged
+        # What is summed is sent by each to the servers and comes back; of what is shared, each sends its half.
+        megabytes, carried = 4e-6 * (summed + shared / 2), 4e-6 * (4 * summed + shared)
         updated = UPDATE_PASSES * 4e-6 * get_spec(model).parameters
         step_ms = {each.name: 1000 * BATCH / each.median for each in (one, two, silent)}
         fixed = 2 * step_ms[SILENT] - step_ms[ONE]
@@ -104,7 +112,7 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
             f"{step_ms[SILENT]:.0f} ms on two that exchange nothing; for the goal, they may take "
             f"{step_ms[ONE] / DISTRIBUTED_GOAL:.0f} ms. Each of two sends {megabytes:.1f} MB of gradients, or their "
             f"factors, a step and receives as much: to carry that over loopback, and do nothing with it, takes both "
-            f"cores {4 * megabytes / loopback.median:.1f} ms"
+            f"cores {carried / loopback.median:.1f} ms"
         )
         if fixed > 0:  # else it is lost in what the frames' time varies by
             report.note(
@@ -131,7 +139,7 @@ class Group:
         self.hosts = [stack.enter_context(Side("training_sides.Host", 1, each)) for each in environments]
         self.cores, self.is_joined = cores, "SM_HOSTS" in environments[0]
         self.losses: List[float] = []
-        self.exchanged = 0
+        self.exchanged = (0, 0)
         for host in self.hosts:
             stack.callback(host.call, "leave")
 

@@ -67,8 +67,8 @@ class Host:
         self._done: queue.Queue[Union[EpochRecord, Exception]] = queue.Queue()
         self._training: Optional[threading.Thread] = None
 
-    def prepare(self, core: int, folder: str, model: str, options: Dict[str, Any]) -> int:
-        """Get ready to train a model without dropout; return how many numbers hosts exchange for a step.
+    def prepare(self, core: int, folder: str, model: str, options: Dict[str, Any]) -> Tuple[int, int]:
+        """Get ready to train a model without dropout; return how many numbers are added up for a step, and shared.
 
         Parameters
         ----------
@@ -95,12 +95,12 @@ class Host:
         return count
 
     @staticmethod
-    def _count_exchanged(net: Any, frame: np.ndarray, batch_size: int) -> int:
+    def _count_exchanged(net: Any, frame: np.ndarray, batch_size: int) -> Tuple[int, int]:
         net.initialize()
         data = as_network_input(frame, mx.cpu())
         net(data)
-        factored, count = factor_largest_dense(net, [mx.cpu()], batch_size, data.shape[1:]), count_parameters(net)
-        return count if factored is None else count - factored.weight.data().size + factored.rows[0].size
+        factored, count = factor_largest_dense(net, batch_size, data.shape[1:]), count_parameters(net)
+        return (count, 0) if factored is None else (count - factored.weight.data().size, factored.size)
 
     def train_epoch(self) -> Tuple[float, float]:
         """Return images a second, of the whole group, and the training's RMSE."""

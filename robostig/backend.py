@@ -304,11 +304,14 @@ def make_beside(array: Any) -> Any:
     size = np.dtype(array.dtype).itemsize
     page = mmap.PAGESIZE // size
     room = mx.nd.zeros(array.size + page, ctx=array.context, dtype=array.dtype)
+    for each in (array, room):  # it gets its memory with its values, in one of the engine's threads
+        each.wait_to_read()
     start = (_find_address(array) - _find_address(room)) % mmap.PAGESIZE // size
     return room[start : start + array.size].reshape(array.shape)
 
 
 def _find_address(array: Any) -> int:
+    """Return where the values of an array on a CPU are that has them already."""
     address = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
     return address.value or 0

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-from robostig.backend import mx
+import numpy as np
+
+from robostig.backend import mx, view_memory
 from robostig.tracing import make_block, trace
 
 __all__ = ["FactoredDense", "factor_largest_dense"]
@@ -28,7 +30,7 @@ class FactoredDense:
     """A network, cut at a dense layer whose weight has its gradient only when the factors of all hosts are there.
 
     A step is: call it for each device's frames while autograd records, the backward pass, :meth:`collect` for each
-    device, :attr:`rows` summed over all devices of all hosts, :meth:`write_gradient`.
+    device, :meth:`read` and the other hosts' rows written there, :meth:`write_gradient`.
 
     Parameters
     ----------
@@ -36,15 +38,13 @@ class FactoredDense:
         The network's parts: frames -> what the layer is given, and what it answers -> steering.
     weight, bias
         The layer's parameters: (units, in_units), and (units,) or None.
-    contexts
-        The devices of this host.
     batch_size
         Frames of a whole batch, those of all hosts.
 
     Attributes
     ----------
-    rows
-        For each device, the factors of the whole batch in one array: those of its own frames, zero for all others.
+    size
+        How many numbers the factors of a whole batch are.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class FactoredDense:
         above: mx.gluon.HybridBlock,
         weight: mx.gluon.Parameter,
         bias: Optional[mx.gluon.Parameter],
-        contexts: Sequence[mx.Context],
         batch_size: int,
     ) -> None:
         self.below, self.above, self.weight, self.bias = below, above, weight, bias
-        self.rows = [mx.nd.zeros(batch_size * sum(weight.shape), ctx=context) for context in contexts]
-        self._shape = (batch_size, *weight.shape)
+        units, in_units = weight.shape
+        self.size = batch_size * (units + in_units)
+        # Of all frames of the whole batch: what the layer was given, and the slopes of what it answered.
+        self._factors = [mx.nd.zeros((batch_size, size)) for size in (in_units, units)]
         self._passed: Dict[Any, Tuple[mx.nd.NDArray, mx.nd.NDArray]] = {}
 
     def __call__(self, frames: mx.nd.NDArray) -> mx.nd.NDArray:
@@ -84,18 +85,25 @@ class FactoredDense:
             Which frame of the whole batch was its first.
         """
         inputs, offsets = self._passed.pop(context)
-        rows = self.rows[self.weight.list_ctx().index(context)]
-        rows[:] = 0.0  # the other devices' and hosts' are theirs to add
-        for all_rows, own in zip(self._view(rows), (inputs.detach(), offsets.grad)):
-            all_rows[start : start + len(own)] = own.reshape((len(own), -1))
+        for rows, own in zip(self._factors, (inputs.detach(), offsets.grad)):
+            rows[start : start + len(own)] = own.reshape((len(own), -1))
         if self.bias is not None:
             offsets.grad.sum(axis=0).copyto(self.bias.grad(context))
             self.bias.data(context)._fresh_grad = True  # to the trainer: it is of this step
 
+    def read(self) -> List[np.ndarray]:
+        """Return the factors: the memory itself, of (batch_size, in_units) and of (batch_size, units) float32.
+
+        Of their rows, those of this host's frames have been collected; all others are the caller's to write, at once.
+        """
+        for rows in self._factors:
+            rows.wait_to_read()
+        return [view_memory(rows).reshape(rows.shape) for rows in self._factors]
+
     def write_gradient(self) -> None:
-        """Give the weight its gradient on each device, by what was summed."""
-        for context, rows in zip(self.weight.list_ctx(), self.rows):
-            inputs, slopes = self._view(rows)
+        """Give the weight its gradient on each device, by the factors of all frames."""
+        for context in self.weight.list_ctx():
+            inputs, slopes = (rows.as_in_context(context) for rows in self._factors)
             with mx.autograd.train_mode():  # for inference, oneDNN would lay out what it takes for a weight
                 # inputs and slopes as weight and data: on CPUs, three times as quick as MXNet's dot.
                 mx.nd.FullyConnected(
@@ -103,15 +111,9 @@ class FactoredDense:
                 )
             self.weight.data(context)._fresh_grad = True
 
-    def _view(self, rows: mx.nd.NDArray) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """Return a batch's (batch_size, in_units) inputs and (batch_size, units) slopes: the same memory."""
-        count, units, in_units = self._shape
-        cut = count * in_units
-        return rows[:cut].reshape((count, in_units)), rows[cut:].reshape((count, units))
-
 
 def factor_largest_dense(
-    net: mx.gluon.HybridBlock, contexts: Sequence[mx.Context], batch_size: int, shape: Tuple[int, int, int]
+    net: mx.gluon.HybridBlock, batch_size: int, shape: Tuple[int, int, int]
 ) -> Optional[FactoredDense]:
     """Cut a network at its largest dense layer, if the factors of its gradient are less to exchange.
 
@@ -119,7 +121,7 @@ def factor_largest_dense(
     ----------
     net
         With parameters of known shapes. They are shared with what is returned.
-    contexts, batch_size
+    batch_size
         As for :class:`FactoredDense`.
     shape
         A frame's: (channels, height, width).
@@ -158,7 +160,7 @@ def factor_largest_dense(
     if parts[0] is None or parts[1] is None:
         return None
     weight, bias = parameters[names[0]], parameters[names[1]] if names[1:] else None
-    return FactoredDense(parts[0], parts[1], weight, bias, contexts, batch_size)
+    return FactoredDense(parts[0], parts[1], weight, bias, batch_size)
 
 
 def _measure(node: Dict[str, Any], nodes: List[Dict[str, Any]], parameters: Any) -> Tuple[int, int]:

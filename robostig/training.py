@@ -326,7 +326,7 @@ class _Run:
         self.factored = None
         if is_plain and workers.count > 1:
             shape = (3, validation.spec.height, validation.spec.width)
-            self.factored = factor_largest_dense(self.learner, contexts, config.batch_size, shape)
+            self.factored = factor_largest_dense(self.learner, config.batch_size, shape)
         if self.factored is not None:
             for part in (self.factored.below, self.factored.above):
                 _compile(part, config)
@@ -334,7 +334,7 @@ class _Run:
             self.log(
                 "of %s, not the gradient travels but its factors: %d numbers for %d",
                 self.factored.weight.name,
-                self.factored.rows[0].size,
+                self.factored.size,
                 self.factored.weight.data(contexts[0]).size,
             )
         self.loss = mx.gluon.loss.L2Loss()
@@ -422,7 +422,7 @@ class _Run:
             first, _ = self.workers.share(self.config.batch_size)
             for context, start in zip(self.contexts, cuts):
                 self.factored.collect(context, first + int(start))
-        self.trainer.step(self.loader.batch_size)
+        self.workers.wait(self.trainer.step, self.loader.batch_size)
         self.steps += 1
         # Early on, the average follows quickly: the first parameters are not worth remembering.
         self.workers.wait(self._move_average, 1.0 - min(self.config.averaging, self.steps / (self.steps + 9.0)))
@@ -457,7 +457,8 @@ class _Run:
         trained = {name: parameter.data(here).copy() for name, parameter in self.parameters.items()}
         self._write_parameters(self.average)
         squares = 0.0
-        size = -(-self.config.batch_size // len(self.contexts))
+        batch = range(*self.workers.share(self.config.batch_size))
+        size = -(-len(batch) // len(self.contexts))  # as the first device's in training: in the same memory
         first, last = self.workers.share(len(self.validation))
         for start in range(first, last, size):
             numbers = np.arange(start, min(start + size, last))

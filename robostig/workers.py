@@ -25,6 +25,7 @@ import numpy as np
 
 from robostig._files import describe_error
 from robostig.backend import mx
+from robostig.mesh import Mesh, meet
 
 __all__ = ["WorkerGroup", "join_workers"]
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 JOIN_LIMIT_S = 900.0  # the training toolkit waits as long for the hosts' names
 STALL_LIMIT_S = 900.0  # no step takes as long, unless the parameter server is gone
 _HELLO_LIMIT_S = 10.0
+_LAST_WORDS_LIMIT_S = 10.0
 _WELCOME = {"welcome": True}
 _KEYS_A_NETWORK = 100_000  # more than a network has parameters
 _SMALL = 250_000  # numbers in a gradient: a megabyte
@@ -64,6 +66,7 @@ class WorkerGroup:
         self._lost: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._tasks: queue.Queue[Tuple[concurrent.futures.Future[Any], Callable[..., Any], Any]] = queue.Queue()
         self._server: Any = None  # the connection to the parameter server
+        self._mesh: Optional[Mesh] = None
         self._networks = 0
         if self._links:
             # MXNet's waiting ends only with the process, so it is done in a thread that may be left behind.
@@ -81,9 +84,18 @@ class WorkerGroup:
         """Whether this is the worker that writes files."""
         return self.rank == 0
 
-    def share(self, count: int) -> Tuple[int, int]:
-        """Return which of ``count`` things are this worker's, as start and stop: every thing is one worker's."""
-        return count * self.rank // self.count, count * (self.rank + 1) // self.count
+    def share(self, count: int, rank: Optional[int] = None) -> Tuple[int, int]:
+        """Return which of ``count`` things are a worker's, as start and stop: every thing is one worker's.
+
+        Parameters
+        ----------
+        count
+            How many there are.
+        rank
+            The worker; this one if None.
+        """
+        rank = self.rank if rank is None else rank
+        return count * rank // self.count, count * (rank + 1) // self.count
 
     def gather(self, value: Any = None) -> List[Any]:
         """Return every worker's value, by rank; waits until all have given theirs.
@@ -146,7 +158,28 @@ class WorkerGroup:
         if self._server is None:
             self.gather()  # some may take hours to decode their frames
             self._server = self.wait(mx.kv.create, "dist_device_sync")
-        return _GradientSum(lambda: self._server, _KEYS_A_NETWORK * self._networks, count)
+            self._mesh = meet(self.hosts, self.rank, next(iter(self._links.values())).address, self.gather)
+        return _GradientSum(lambda: self._server, self.share_rows, _KEYS_A_NETWORK * self._networks, count)
+
+    def share_rows(self, arrays: Sequence[np.ndarray]) -> None:
+        """Give all workers each one's rows of arrays that all have, in place; for use within :meth:`wait`.
+
+        Parameters
+        ----------
+        arrays
+            C-contiguous, of the same shapes on every worker. Of each, this worker has its :meth:`share` of the rows.
+
+        Raises
+        ------
+        OSError
+            If another worker is gone.
+        """
+        if self._mesh is not None:
+            parts = [
+                [array[slice(*self.share(len(array), rank))].data.cast("B") for array in arrays]
+                for rank in range(self.count)
+            ]
+            self._mesh.exchange(parts)
 
     def wait(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return what a function returns that may wait for the parameter server, hence for other workers.
@@ -165,6 +198,9 @@ class WorkerGroup:
         both: List[concurrent.futures.Future[Any]] = [result, self._lost]
         concurrent.futures.wait(both, STALL_LIMIT_S, return_when=concurrent.futures.FIRST_COMPLETED)
         if result.done():
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                if isinstance(result.exception(), ConnectionError):  # the one that was lost is about to say why
+                    self._lost.result(_LAST_WORDS_LIMIT_S)
             return result.result()
         if self._lost.done():
             self._lost.result()
@@ -202,6 +238,8 @@ class WorkerGroup:
             self._tell({"failed": f"{self.host} failed: {describe_error(error) or type(error).__name__}"})
         if error is not None and self._networks:
             atexit.register(_exit_at_once)
+        if self._mesh is not None:
+            self._mesh.close()
         for link in self._links.values():
             link.finish()
 
@@ -343,12 +381,15 @@ class _GradientSum(mx.kv.KVStoreBase):
     """What a ``Trainer`` needs of the parameter server, which is the sum of gradients.
 
     Small gradients travel together: a message takes its time, however small it is. In place of a large one, its factors
-    may travel (:mod:`robostig.factors`).
+    may travel (:mod:`robostig.factors`), and from worker to worker: where nothing is to be added up, the server only
+    passes it on, which takes seven times as long.
 
     Parameters
     ----------
     find_server
         Returns MXNet's distributed store, which must not be kept.
+    share_rows
+        Gives all workers each one's rows of arrays.
     first_key
         The number of the first large parameter there, followed by those of the others; no other network has them, nor
         those before it, which small parameters that travel together get.
@@ -356,8 +397,14 @@ class _GradientSum(mx.kv.KVStoreBase):
         Says how many parameters are summed in a step.
     """
 
-    def __init__(self, find_server: Callable[[], Any], first_key: int, count: Callable[[], int]) -> None:
-        self._find_server, self._first_key, self._count = find_server, first_key, count
+    def __init__(
+        self,
+        find_server: Callable[[], Any],
+        share_rows: Callable[[Sequence[np.ndarray]], None],
+        first_key: int,
+        count: Callable[[], int],
+    ) -> None:
+        self._find_server, self._share_rows, self._first_key, self._count = find_server, share_rows, first_key, count
         self._seen = 0
         self._factored: Dict[int, Any] = {}
         self._small: List[Sequence[mx.nd.NDArray]] = []
@@ -375,7 +422,7 @@ class _GradientSum(mx.kv.KVStoreBase):
         return False
 
     def factor(self, key: int, factored: Any) -> None:
-        """Sum, in place of a parameter's gradients, the factors that they follow from.
+        """Exchange, in place of a parameter's gradients, the factors that they follow from.
 
         Parameters
         ----------
@@ -387,10 +434,8 @@ class _GradientSum(mx.kv.KVStoreBase):
         self._factored[key] = factored
 
     def broadcast(self, key: int, value: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
-        """Make place for a parameter's gradients, if it is large; its value is the same everywhere."""
-        if key in self._factored:
-            self._make_place(self._first_key + key, self._factored[key].rows[0])
-        elif not _is_small(value):
+        """Make place for a parameter's gradients, if they travel alone; its value is the same everywhere."""
+        if key not in self._factored and not _is_small(value):
             self._make_place(self._first_key + key, value)
 
     def pushpull(self, key: int, value: Sequence[mx.nd.NDArray], out: Any = None, priority: int = 0) -> None:
@@ -400,7 +445,7 @@ class _GradientSum(mx.kv.KVStoreBase):
         """
         self._seen += 1
         if key in self._factored:
-            self._find_server().pushpull(self._first_key + key, self._factored[key].rows, priority=priority)
+            self._share_rows(self._factored[key].read())
             self._factored[key].write_gradient()
         elif _is_small(value[0]):
             self._small.append(value)
@@ -463,6 +508,11 @@ class _Link:
                 yield message
         except (OSError, ValueError) as error:
             logger.debug("a connection ended: %s", error)
+
+    @property
+    def address(self) -> str:
+        """The IP address of this end."""
+        return str(self._connection.getsockname()[0])
 
     def finish(self) -> None:
         """Say no more, and leave it to the listener to hear the other out."""

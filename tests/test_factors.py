@@ -79,7 +79,7 @@ def check_factored(net: mx.gluon.HybridBlock, shape, cuts) -> None:
         whole = LOSS(net(frames), steering).sum()
     whole.backward()
     expected = read_gradients(net)[0]
-    factored = factor_largest_dense(net, contexts, BATCH, (3, *shape))
+    factored = factor_largest_dense(net, BATCH, (3, *shape))
     assert factored is not None
     for part in (factored.below, factored.above):
         part.hybridize(static_alloc=True, static_shape=True)
@@ -98,9 +98,9 @@ def check_factored(net: mx.gluon.HybridBlock, shape, cuts) -> None:
         mx.autograd.backward(losses)
         for context, start, _ in shares:
             factored.collect(context, start)
-        total = sum(rows.asnumpy() for rows in factored.rows)
-        for rows in factored.rows:  # what the parameter server does
-            rows[:] = mx.nd.array(total)
+        memory = factored.read()
+        assert [rows.shape for rows in memory] == [(BATCH, size) for size in reversed(factored.weight.shape)]
+        assert sum(rows.size for rows in memory) == factored.size
         factored.write_gradient()
         assert sum(loss.asscalar() for loss in losses) == pytest.approx(whole.asscalar(), rel=1e-5)
         found = read_gradients(net)
@@ -126,9 +126,29 @@ def test_a_network_of_ones_own_has_them_too(bias, cuts):
     check_factored(make_net(bias=bias), (16, 32), cuts)
 
 
+def test_a_host_computes_with_the_frames_of_another():
+    net = make_net()
+    frames, steering = prepare(net, (16, 32), [mx.cpu()])
+    with mx.autograd.record():
+        whole = LOSS(net(frames), steering).sum()
+    whole.backward()
+    expected = read_gradients(net)[0]
+    hosts = [factor_largest_dense(net, BATCH, (3, 16, 32)) for _ in range(2)]
+    for host, start, stop in zip(hosts, (0, 4), (4, BATCH)):
+        with mx.autograd.record():
+            loss = LOSS(host(frames[start:stop]), steering[start:stop]).sum()
+        loss.backward()
+        host.collect(mx.cpu(), start)
+    for rows, others in zip(*(host.read() for host in hosts)):
+        rows[4:] = others[4:]
+    hosts[0].write_gradient()
+    name = hosts[0].weight.name
+    np.testing.assert_allclose(read_gradients(net)[0][name], expected[name], rtol=1e-4, atol=1e-7)
+
+
 def factor(net: mx.gluon.HybridBlock, batch_size: int = 1, shape=(16, 32)) -> Optional[FactoredDense]:
     prepare(net, shape, [mx.cpu()])
-    return factor_largest_dense(net, [mx.cpu()], batch_size, (3, *shape))
+    return factor_largest_dense(net, batch_size, (3, *shape))
 
 
 def test_factors_are_exchanged_where_they_are_less_than_half_of_the_gradient():

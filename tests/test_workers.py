@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
@@ -8,10 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List
 
+import numpy as np
 import pytest
 from conftest import find_ports
 
-from robostig import workers
+from robostig import mesh, workers
+from robostig.mesh import meet
 from robostig.workers import WorkerGroup, join_workers
 
 
@@ -107,6 +110,41 @@ def test_a_worker_that_vanishes_is_missed_by_all(killed):
     errors = run_together(act)
     errors.pop(killed)
     assert [str(error) for error in errors] == [f"algo-{killed + 1} has gone without a word; look at its log"] * 2
+
+
+def exchange(group: WorkerGroup, arrays: List[np.ndarray]) -> List[np.ndarray]:
+    """Give all workers each one's rows, which come from arrays that all have here; return what each has then."""
+    if group._mesh is None:
+        group._mesh = meet(group.hosts, group.rank, next(iter(group._links.values())).address, group.gather)
+    own = slice(*group.share(len(arrays[0])))
+    found = [np.zeros_like(array) for array in arrays]
+    for rows, array in zip(found, arrays):
+        rows[own] = array[own]
+    group.wait(group.share_rows, found)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_give_each_other_their_rows(count):
+    small, large = np.arange(14.0).reshape(7, 2), np.random.default_rng(0).random((7, 500_000), np.float32)
+    for arrays in run_together(lambda group: [exchange(group, [each, large]) for each in (small, -small)], count):
+        for found, sent in zip(arrays, (small, -small)):
+            assert np.array_equal(found[0], sent) and np.array_equal(found[1], large)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_who_waits_for_the_rows_of_one_that_fails_hears_why(failing):
+    large = np.ones((3, 3_000_000), np.float32)  # more than lies on the way
+
+    def act(group):
+        exchange(group, [large])
+        if group.rank == failing:
+            raise ValueError("picture 7 is cut off")
+        return exchange(group, [large])
+
+    errors = run_together(act)
+    assert str(errors.pop(failing)) == "picture 7 is cut off"
+    assert [str(error) for error in errors] == [f"algo-{failing + 1} failed: picture 7 is cut off"] * 2
 
 
 def test_nobody_leaves_before_the_first_has_finished():
@@ -206,3 +244,41 @@ BAD = [
 def test_a_job_that_cannot_train_together_is_refused_before_it_begins(changes, message):
     with pytest.raises(ValueError, match=message):
         join_workers({**make_environment(0, 3, 1), **changes})
+
+
+def test_a_host_that_cannot_be_reached_is_named(monkeypatch):
+    monkeypatch.setattr(mesh, "_MEET_LIMIT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    told = [["127.0.0.1", port, "token"], None]
+    with pytest.raises(OSError, match=rf"algo-2 cannot reach algo-1 at 127.0.0.1, port {port} \(.+at all ports"):
+        meet(["algo-1", "algo-2"], 1, "127.0.0.1", lambda own: told)
+    with pytest.raises(TimeoutError, match=r"algo-2 did not connect to algo-1 within 0 s.+at all ports"):
+        meet(["algo-1", "algo-2"], 0, "127.0.0.1", lambda own: [own, None])
+
+
+def test_strangers_get_nobodys_rows(monkeypatch):
+    monkeypatch.setattr(mesh, "_HELLO_LIMIT_S", 0.2)
+    strangers = []
+
+    def gather(own):
+        for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n" * 4, f"{'0' * 32} 00000001".encode()):
+            strangers.append(socket.create_connection(("127.0.0.1", own[1])))
+            strangers[-1].sendall(greeting)
+        friend = socket.create_connection(("127.0.0.1", own[1]))
+        friend.sendall(f"{own[2]} 00000001".encode())
+        strangers.append(friend)
+        return [own, None]
+
+    met = meet(["algo-1", "algo-2"], 0, "127.0.0.1", gather)
+    parts = [[memoryview(bytearray(b"rows"))], [memoryview(bytearray(4))]]
+    strangers[-1].sendall(b"ROWS")
+    met.exchange(parts)
+    assert bytes(parts[1][0]) == b"ROWS" and strangers[-1].recv(4) == b"rows"
+    for stranger in strangers[:-1]:
+        stranger.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    met.close()
+    for each in strangers:
+        each.close()
