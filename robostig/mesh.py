@@ -1,4 +1,4 @@
-"""Connections of every worker with every other, for what is larger than news: each gives its part to all."""
+"""Connections of every worker with every other, for what is larger than news."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ class Mesh:
 
     Parameters
     ----------
-    rank
-        This worker's.
     peers
         The connections to the others by their ranks.
     """
 
-    def __init__(self, rank: int, peers: Mapping[int, socket.socket]) -> None:
-        self._rank, self._peers = rank, dict(peers)
+    def __init__(self, peers: Mapping[int, socket.socket]) -> None:
+        self._peers = dict(peers)
         self._senders = ThreadPoolExecutor(max(1, len(peers)), "mesh")  # all send at once, and receive meanwhile
         for peer in self._peers.values():
             peer.settimeout(None)
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def exchange(self, parts: Sequence[Sequence[memoryview]]) -> None:
-        """Send this worker's part to all others, and take theirs in.
+    def exchange(self, outgoing: Sequence[Sequence[memoryview]], incoming: Sequence[Sequence[memoryview]]) -> None:
+        """Send every other worker something, and take in what each sends; all call it at the same time.
 
         Parameters
         ----------
-        parts
-            By rank: memory of bytes, of the same sizes on every worker. This worker's is read, all other is written.
+        outgoing, incoming
+            By rank: memory of bytes to read from, and to write to. Each is as long as what the other worker has for it;
+            this worker's own is left alone.
 
         Raises
         ------
         OSError
             If another worker is gone.
         """
-        sent = [self._senders.submit(_send, peer, parts[self._rank]) for peer in self._peers.values()]
+        sent = [self._senders.submit(_send, peer, outgoing[rank]) for rank, peer in self._peers.items()]
         for rank, peer in self._peers.items():
-            for part in parts[rank]:
+            for part in incoming[rank]:
                 _fill(peer, part)
         for each in sent:
             each.result()
@@ -109,7 +108,7 @@ def meet(hosts: Sequence[str], rank: int, address: str, gather: Callable[[Any], 
                 connection.close()  # a stranger
             else:
                 peers[guest] = connection
-    return Mesh(rank, peers)
+    return Mesh(peers)
 
 
 def _hear(connection: socket.socket, length: int) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from robostig._files import describe_error
-from robostig.backend import mx
+from robostig.backend import mx, view_memory
 from robostig.mesh import Mesh, meet
 
 __all__ = ["WorkerGroup", "join_workers"]
@@ -159,7 +159,7 @@ class WorkerGroup:
             self.gather()  # some may take hours to decode their frames
             self._server = self.wait(mx.kv.create, "dist_device_sync")
             self._mesh = meet(self.hosts, self.rank, next(iter(self._links.values())).address, self.gather)
-        return _GradientSum(lambda: self._server, self.share_rows, _KEYS_A_NETWORK * self._networks, count)
+        return _GradientSum(self, lambda: self._server, _KEYS_A_NETWORK * self._networks, count)
 
     def share_rows(self, arrays: Sequence[np.ndarray]) -> None:
         """Give all workers each one's rows of arrays that all have, in place; for use within :meth:`wait`.
@@ -174,12 +174,37 @@ class WorkerGroup:
         OSError
             If another worker is gone.
         """
+        parts = [[array[slice(*self.share(len(array), rank))] for array in arrays] for rank in range(self.count)]
+        self._exchange([parts[self.rank]] * self.count, parts)
+
+    def add_up(self, values: np.ndarray) -> None:
+        """Replace an array by its sum over all workers, the same on each to the bit; for use within :meth:`wait`.
+
+        Each adds up its share of all, and gives it to the others.
+
+        Parameters
+        ----------
+        values
+            (n,) of numbers, contiguous; of the same length on every worker.
+
+        Raises
+        ------
+        OSError
+            If another worker is gone.
+        """
+        own = values[slice(*self.share(len(values)))]
+        received = np.empty((self.count, len(own)), values.dtype)
+        received[self.rank] = own
+        outgoing = [[values[slice(*self.share(len(values), rank))]] for rank in range(self.count)]
+        self._exchange(outgoing, [[row] for row in received])
+        np.sum(received, axis=0, out=own)
+        self.share_rows([values])
+
+    def _exchange(self, outgoing: Sequence[Sequence[np.ndarray]], incoming: Sequence[Sequence[np.ndarray]]) -> None:
+        """Send every other worker the arrays under its rank, and write what it sends to those under its rank."""
         if self._mesh is not None:
-            parts = [
-                [array[slice(*self.share(len(array), rank))].data.cast("B") for array in arrays]
-                for rank in range(self.count)
-            ]
-            self._mesh.exchange(parts)
+            views = ([[each.data.cast("B") for each in part] for part in way] for way in (outgoing, incoming))
+            self._mesh.exchange(*views)
 
     def wait(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return what a function returns that may wait for the parameter server, hence for other workers.
@@ -378,38 +403,32 @@ def _greet(hosts: Sequence[str], rank: int) -> Dict[str, Any]:
 
 
 class _GradientSum(mx.kv.KVStoreBase):
-    """What a ``Trainer`` needs of the parameter server, which is the sum of gradients.
+    """What a ``Trainer`` needs of the workers, which is the sum of their gradients.
 
-    Small gradients travel together: a message takes its time, however small it is. In place of a large one, its factors
-    may travel (:mod:`robostig.factors`), and from worker to worker: where nothing is to be added up, the server only
-    passes it on, which takes seven times as long.
+    Small ones are added up together, by the workers themselves: to the parameter server and back, they would take many
+    times as long. In place of a large one, its factors may travel (:mod:`robostig.factors`); the server adds up others.
 
     Parameters
     ----------
+    workers
+        Those who train together.
     find_server
         Returns MXNet's distributed store, which must not be kept.
-    share_rows
-        Gives all workers each one's rows of arrays.
     first_key
-        The number of the first large parameter there, followed by those of the others; no other network has them, nor
-        those before it, which small parameters that travel together get.
+        The number of the first parameter there, followed by those of the others; no other network has them.
     count
         Says how many parameters are summed in a step.
     """
 
     def __init__(
-        self,
-        find_server: Callable[[], Any],
-        share_rows: Callable[[Sequence[np.ndarray]], None],
-        first_key: int,
-        count: Callable[[], int],
+        self, workers: WorkerGroup, find_server: Callable[[], Any], first_key: int, count: Callable[[], int]
     ) -> None:
-        self._find_server, self._share_rows, self._first_key, self._count = find_server, share_rows, first_key, count
+        self._workers, self._find_server, self._first_key, self._count = workers, find_server, first_key, count
         self._seen = 0
         self._factored: Dict[int, Any] = {}
         self._small: List[Sequence[mx.nd.NDArray]] = []
-        # Where small ones begin and end: the key, each device's row of all of them, and its pieces.
-        self._joined: Dict[Tuple[int, ...], Tuple[int, List[mx.nd.NDArray], List[List[mx.nd.NDArray]]]] = {}
+        # By where small ones begin and end: each device's row of all of them, and its pieces.
+        self._joined: Dict[Tuple[int, ...], Tuple[List[mx.nd.NDArray], List[List[mx.nd.NDArray]]]] = {}
 
     @property
     def type(self) -> str:
@@ -445,7 +464,7 @@ class _GradientSum(mx.kv.KVStoreBase):
         """
         self._seen += 1
         if key in self._factored:
-            self._share_rows(self._factored[key].read())
+            self._workers.share_rows(self._factored[key].read())
             self._factored[key].write_gradient()
         elif _is_small(value[0]):
             self._small.append(value)
@@ -462,14 +481,24 @@ class _GradientSum(mx.kv.KVStoreBase):
         if cuts not in self._joined:
             rows = [mx.nd.zeros(cuts[-1], ctx=arrays[0].context) for arrays in devices]
             pieces = [[row[start:stop] for start, stop in zip(cuts, cuts[1:])] for row in rows]
-            self._joined[cuts] = self._first_key - 1 - len(self._joined), rows, pieces
-            self._make_place(self._joined[cuts][0], rows[0])
-        key, rows, pieces = self._joined[cuts]
+            self._joined[cuts] = rows, pieces
+        rows, pieces = self._joined[cuts]
         # Piece by piece: in a seventh of the time that MXNet's operators take to join arrays and to split one.
         pairs = [pair for arrays, parts in zip(devices, pieces) for pair in zip(arrays, parts)]
         for array, piece in pairs:
             array.copyto(piece)
-        self._find_server().pushpull(key, rows)
+        first, *others = rows
+        for row in others:
+            first += row.as_in_context(first.context)
+        if first.context.device_type == "cpu":
+            first.wait_to_read()
+            self._workers.add_up(view_memory(first).reshape(-1))
+        else:
+            values = first.asnumpy()
+            self._workers.add_up(values)
+            first[:] = mx.nd.array(values)
+        for row in others:
+            first.copyto(row)
         for array, piece in pairs:
             piece.copyto(array)
 

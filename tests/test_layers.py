@@ -12,7 +12,7 @@ import robostig
 
 PACKAGE = Path(robostig.__file__).parent
 FLOORS = (
-    ("_compat", "_files", "picture"),
+    ("_compat", "_files", "mesh", "picture"),
     ("packed_log", "threads"),
     ("config", "preprocessing", "metrics", "driving_log", "camera"),
     ("backend", "card", "split", "frame_cache", "augmentation", "figures", "overlay", "simulation", "animation"),

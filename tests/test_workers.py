@@ -112,35 +112,53 @@ def test_a_worker_that_vanishes_is_missed_by_all(killed):
     assert [str(error) for error in errors] == [f"algo-{killed + 1} has gone without a word; look at its log"] * 2
 
 
-def exchange(group: WorkerGroup, arrays: List[np.ndarray]) -> List[np.ndarray]:
-    """Give all workers each one's rows, which come from arrays that all have here; return what each has then."""
-    if group._mesh is None:
-        group._mesh = meet(group.hosts, group.rank, next(iter(group._links.values())).address, group.gather)
-    own = slice(*group.share(len(arrays[0])))
-    found = [np.zeros_like(array) for array in arrays]
-    for rows, array in zip(found, arrays):
-        rows[own] = array[own]
-    group.wait(group.share_rows, found)
-    return found
+def connect(group: WorkerGroup) -> None:
+    """Connect all workers with each other, as a distributed store does."""
+    group._mesh = meet(group.hosts, group.rank, next(iter(group._links.values())).address, group.gather)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_workers_give_each_other_their_rows(count):
-    small, large = np.arange(14.0).reshape(7, 2), np.random.default_rng(0).random((7, 500_000), np.float32)
-    for arrays in run_together(lambda group: [exchange(group, [each, large]) for each in (small, -small)], count):
-        for found, sent in zip(arrays, (small, -small)):
-            assert np.array_equal(found[0], sent) and np.array_equal(found[1], large)
+    sent = [np.arange(14.0).reshape(7, 2), np.random.default_rng(0).random((7, 500_000), np.float32)]
+
+    def act(group):
+        connect(group)
+        for sign in (1, -1):
+            found = [np.zeros_like(array) for array in sent]
+            own = slice(*group.share(7))
+            for rows, array in zip(found, sent):
+                rows[own] = sign * array[own]
+            group.wait(group.share_rows, found)
+            yield from (np.array_equal(rows, sign * array) for rows, array in zip(found, sent))
+
+    assert run_together(lambda group: list(act(group)), count) == [[True] * 4] * count
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("size", [1, 10, 1_000_001])
+def test_workers_add_up_to_the_same_bits(count, size):
+    values = np.random.default_rng(1).random((count, size), np.float32)
+
+    def act(group):
+        connect(group)
+        total = values[group.rank].copy()
+        group.wait(group.add_up, total)
+        return total
+
+    first, *others = run_together(act, count)
+    np.testing.assert_allclose(first, values.sum(axis=0, dtype=np.float64), rtol=1e-6)
+    assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_who_waits_for_the_rows_of_one_that_fails_hears_why(failing):
-    large = np.ones((3, 3_000_000), np.float32)  # more than lies on the way
-
     def act(group):
-        exchange(group, [large])
+        connect(group)
+        large = np.ones((3, 3_000_000), np.float32)  # more than lies on the way
+        group.wait(group.share_rows, [large])
         if group.rank == failing:
             raise ValueError("picture 7 is cut off")
-        return exchange(group, [large])
+        return group.wait(group.share_rows, [large])
 
     errors = run_together(act)
     assert str(errors.pop(failing)) == "picture 7 is cut off"
@@ -271,10 +289,10 @@ def test_strangers_get_nobodys_rows(monkeypatch):
         return [own, None]
 
     met = meet(["algo-1", "algo-2"], 0, "127.0.0.1", gather)
-    parts = [[memoryview(bytearray(b"rows"))], [memoryview(bytearray(4))]]
+    incoming = bytearray(4)
     strangers[-1].sendall(b"ROWS")
-    met.exchange(parts)
-    assert bytes(parts[1][0]) == b"ROWS" and strangers[-1].recv(4) == b"rows"
+    met.exchange([[], [memoryview(b"rows")]], [[], [memoryview(incoming)]])
+    assert incoming == b"ROWS" and strangers[-1].recv(4) == b"rows"
     for stranger in strangers[:-1]:
         stranger.settimeout(5)
         with contextlib.suppress(ConnectionResetError):
