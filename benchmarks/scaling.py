@@ -102,8 +102,8 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
                 report.add(Comparison(f"{model}, {how}, and nothing exchanged", found[alone], one))
         report.note(f"{model}: {compare_losses(groups[ONE].losses, groups[TWO].losses)}")
         summed, shared = groups[TWO].exchanged
-        # What is summed is sent by each to the servers and comes back; of what is shared, each sends its half.
-        megabytes, carried = 4e-6 * (summed + shared / 2), 4e-6 * (4 * summed + shared)
+        # Of what is added up, each sends half before and the other half after; of what is shared, its half.
+        megabytes = 4e-6 * (summed + shared / 2)
         updated = UPDATE_PASSES * 4e-6 * get_spec(model).parameters
         step_ms = {each.name: 1000 * BATCH / each.median for each in (one, two, silent)}
         fixed = 2 * step_ms[SILENT] - step_ms[ONE]
@@ -112,7 +112,7 @@ def measure_hosts(report: Report, folder: Path, scratch: Path) -> None:
             f"{step_ms[SILENT]:.0f} ms on two that exchange nothing; for the goal, they may take "
             f"{step_ms[ONE] / DISTRIBUTED_GOAL:.0f} ms. Each of two sends {megabytes:.1f} MB of gradients, or their "
             f"factors, a step and receives as much: to carry that over loopback, and do nothing with it, takes both "
-            f"cores {carried / loopback.median:.1f} ms"
+            f"cores {2 * megabytes / loopback.median:.1f} ms"
         )
         if fixed > 0:  # else it is lost in what the frames' time varies by
             report.note(

@@ -1,8 +1,9 @@
 """The workers that train one network together: one a host, as SageMaker starts them with MXNet's parameter server.
 
-Gradients are added up by the parameter server. Everything else that workers have to tell each other goes through a
-connection of each to the first: whether they have the same data, how good an epoch was, and that one of them has
-failed. The parameter server itself notices no failure; whoever waits there for a worker that is gone waits for ever.
+Small gradients, and what large ones of dense layers follow from, they exchange themselves; other large gradients are
+added up by the parameter server. Everything else that workers have to tell each other goes through a connection of each
+to the first: whether they have the same data, how good an epoch was, and that one of them has failed. The parameter
+server itself notices no failure; whoever waits there for a worker that is gone waits for ever.
 """
 
 from __future__ import annotations
