@@ -304,12 +304,13 @@ def change(
     grounds = _Grounds(draw.shift, height, width, _find_row(camera.HORIZON, spec), spec, memory)
     light = _Light(draw, height, width, spec.color_space)
     for number, (frame, flip) in enumerate(zip(batch, draw.flip.tolist())):
+        if flip:
+            cv2.flip(frame, 1, dst=frame)
+        # While the processor's cache holds it:
         if number in grounds.taken:
-            grounds.take(number, frame, flip)
+            grounds.take(number, frame)
         else:
-            if flip:
-                cv2.flip(frame, 1, dst=frame)
-            light.change(frame, number)  # while the processor's cache holds it
+            light.change(frame, number)
     grounds.shift_into(batch)
     for number in grounds.taken:
         light.change(batch[number], number)
@@ -380,19 +381,11 @@ class _Grounds:
         gaps = zip(self._wide, lefts.tolist(), rights.tolist())
         self.taken: Dict[int, Tuple[np.ndarray, int, int]] = dict(zip(self._numbers.tolist(), gaps))
 
-    def take(self, number: int, frame: np.ndarray, flip: bool) -> None:
-        """Take a frame's ground away, mirroring both parts if it says so, and fill in what pixels it lacks."""
+    def take(self, number: int, frame: np.ndarray) -> None:
+        """Take a frame's ground, and fill in what pixels it lacks."""
         ground, left, right = self.taken[number]
-        width = frame.shape[1]
-        wide = ground[:, self._margin - left : self._margin + width + right]
-        place = wide[:, left : left + width]
-        if flip:
-            cv2.flip(frame[self._first :], 1, dst=place)
-            if self._first:
-                cv2.flip(frame[: self._first], 1, dst=frame[: self._first])
-        else:
-            np.copyto(place, frame[self._first :])
-        cv2.copyMakeBorder(place, 0, 0, left, right, cv2.BORDER_REPLICATE, dst=wide)  # while the cache holds it
+        wide = ground[:, self._margin - left : self._margin + frame.shape[1] + right]
+        cv2.copyMakeBorder(frame[self._first :], 0, 0, left, right, cv2.BORDER_REPLICATE, dst=wide)
 
     def shift_into(self, batch: np.ndarray) -> None:
         """Write all of it, moved, into the batch."""
