@@ -314,19 +314,9 @@ def change(
     grounds.shift_into(batch)
     for number in grounds.taken:
         light.change(batch[number], number)
-    del grounds  # whose memory is the next to be taken
-    _exchange(batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet, memory)
+    bonnets, takers = batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet != np.arange(len(batch))
+    bonnets[takers] = bonnets[draw.bonnet[takers]]
     return draw.steer(steering)
-
-
-def _exchange(parts: np.ndarray, givers: np.ndarray, memory: Memory) -> None:
-    """Give each frame the part that another had before."""
-    takers = np.flatnonzero(givers != np.arange(len(parts)))
-    given = memory.take(len(takers), *parts.shape[1:])
-    for part, giver in zip(given, givers[takers]):
-        part[:] = parts[giver]
-    for part, taker in zip(given, takers):
-        parts[taker] = part
 
 
 def _find_row(share: float, spec: InputSpec) -> float:
@@ -459,8 +449,7 @@ def _change_light(
     """Return a part of a frame by its table, or else times a factor, in ``target`` if there is one."""
     if table is not None:
         return cv2.LUT(part, table, dst=target)
-    flat, into = (None if each is None else each.reshape(len(each), -1) for each in (part, target))
-    return cv2.convertScaleAbs(flat, dst=into, alpha=factor).reshape(part.shape)
+    return cv2.convertScaleAbs(part, dst=target, alpha=factor)
 
 
 def _make_light_tables(factors: np.ndarray, tints: np.ndarray, color_space: str) -> Sequence[Optional[np.ndarray]]:
