@@ -314,7 +314,8 @@ def change(
     grounds.shift_into(batch)
     for number in grounds.taken:
         light.change(batch[number], number)
-    bonnets, takers = batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :], draw.bonnet != np.arange(len(batch))
+    bonnets = batch[:, max(0, math.ceil(_find_row(camera.BONNET, spec))) :]
+    takers = draw.bonnet != np.arange(len(batch))
     bonnets[takers] = bonnets[draw.bonnet[takers]]
     return draw.steer(steering)
 
