@@ -59,7 +59,7 @@ class FactoredDense:
         units, in_units = weight.shape
         self.size = batch_size * (units + in_units)
         # Of all frames of the whole batch: what the layer was given, and the slopes of what it answered.
-        self._factors = [mx.nd.zeros((batch_size, size)) for size in (in_units, units)]
+        self._factors = [mx.nd.zeros((batch_size, size), ctx=mx.cpu()) for size in (in_units, units)]
         self._passed: Dict[Any, Tuple[mx.nd.NDArray, mx.nd.NDArray]] = {}
 
     def __call__(self, frames: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -458,7 +458,7 @@ class _Run:
         self._write_parameters(self.average)
         squares = 0.0
         batch = range(*self.workers.share(self.config.batch_size))
-        size = -(-len(batch) // len(self.contexts))  # as the first device's in training: in the same memory
+        size = len(batch) // len(self.contexts)  # as the first device's in training: in the same memory
         first, last = self.workers.share(len(self.validation))
         for start in range(first, last, size):
             numbers = np.arange(start, min(start + size, last))

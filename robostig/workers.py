@@ -26,14 +26,14 @@ import numpy as np
 
 from robostig._files import describe_error
 from robostig.backend import mx, view_memory
-from robostig.mesh import Mesh, meet
+from robostig.mesh import Mesh, keep_alive, meet
 
 __all__ = ["WorkerGroup", "join_workers"]
 
 logger = logging.getLogger(__name__)
 
 JOIN_LIMIT_S = 900.0  # the training toolkit waits as long for the hosts' names
-STALL_LIMIT_S = 900.0  # no step takes as long, unless the parameter server is gone
+STALL_LIMIT_S = 900.0  # no step takes as long, unless somebody is gone
 _HELLO_LIMIT_S = 10.0
 _LAST_WORDS_LIMIT_S = 10.0
 _WELCOME = {"welcome": True}
@@ -159,7 +159,8 @@ class WorkerGroup:
         if self._server is None:
             self.gather()  # some may take hours to decode their frames
             self._server = self.wait(mx.kv.create, "dist_device_sync")
-            self._mesh = meet(self.hosts, self.rank, next(iter(self._links.values())).address, self.gather)
+            address = next(iter(self._links.values())).address
+            self._mesh = self.wait(meet, self.hosts, self.rank, address, self.gather)
         return _GradientSum(self, lambda: self._server, _KEYS_A_NETWORK * self._networks, count)
 
     def share_rows(self, arrays: Sequence[np.ndarray]) -> None:
@@ -172,8 +173,8 @@ class WorkerGroup:
 
         Raises
         ------
-        OSError
-            If another worker is gone.
+        ConnectionError
+            If the connection with another worker broke.
         """
         parts = [[array[slice(*self.share(len(array), rank))] for array in arrays] for rank in range(self.count)]
         self._exchange([parts[self.rank]] * self.count, parts)
@@ -190,8 +191,8 @@ class WorkerGroup:
 
         Raises
         ------
-        OSError
-            If another worker is gone.
+        ConnectionError
+            If the connection with another worker broke.
         """
         own = values[slice(*self.share(len(values)))]
         received = np.empty((self.count, len(own)), values.dtype)
@@ -203,17 +204,20 @@ class WorkerGroup:
 
     def _exchange(self, outgoing: Sequence[Sequence[np.ndarray]], incoming: Sequence[Sequence[np.ndarray]]) -> None:
         """Send every other worker the arrays under its rank, and write what it sends to those under its rank."""
-        if self._mesh is not None:
-            views = ([[each.data.cast("B") for each in part] for part in way] for way in (outgoing, incoming))
-            self._mesh.exchange(*views)
+        if self.count == 1:
+            return
+        if self._mesh is None:
+            raise RuntimeError("the workers are not connected with each other yet; make_kvstore() does that")
+        views = ([[each.data.cast("B") for each in part if each.size] for part in way] for way in (outgoing, incoming))
+        self._mesh.exchange(*views)
 
     def wait(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Return what a function returns that may wait for the parameter server, hence for other workers.
+        """Return what a function returns that may wait for other workers, or for the parameter server, hence for them.
 
         Raises
         ------
         ConnectionError
-            If another worker has failed meanwhile.
+            If another worker has failed meanwhile, with its reason, even where the function fails first because of it.
         TimeoutError
             If it takes 15 minutes.
         """
@@ -225,13 +229,14 @@ class WorkerGroup:
         concurrent.futures.wait(both, STALL_LIMIT_S, return_when=concurrent.futures.FIRST_COMPLETED)
         if result.done():
             with contextlib.suppress(concurrent.futures.TimeoutError):
-                if isinstance(result.exception(), ConnectionError):  # the one that was lost is about to say why
+                if isinstance(result.exception(), OSError):  # the one that was lost is about to say why
                     self._lost.result(_LAST_WORDS_LIMIT_S)
             return result.result()
         if self._lost.done():
             self._lost.result()
         raise TimeoutError(
-            f"the parameter server has not answered {self.host} for {STALL_LIMIT_S:.0f} s; is it running?"
+            f"neither another host nor the parameter server has answered {self.host} for {STALL_LIMIT_S:.0f} s; "
+            "are they running?"
         )
 
     def __enter__(self) -> WorkerGroup:
@@ -516,10 +521,7 @@ class _Link:
     """A connection to another worker: one line of JSON a message."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that lost its power says nothing
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(connection)
         self._connection, self._file = connection, connection.makefile("rb")
 
     def send(self, message: Mapping[str, Any]) -> None:

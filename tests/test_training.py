@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import mmap
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import draw_road
 
-from robostig.backend import mx
+from robostig.backend import mx, view_memory
 from robostig.config import TrainingConfig
 from robostig.data import SteeringDataset
 from robostig.pilot import predict
@@ -504,3 +505,16 @@ def test_a_history_is_read_as_it_was_written(sets, tmp_path):
     (tmp_path / "other.csv").write_text("epoch,colour\n1,red\n")
     with pytest.raises(ValueError, match=r"other\.csv is no history of a training"):
         read_history(tmp_path / "other.csv")
+
+
+def test_adam_has_its_means_where_the_weights_lie_within_a_page(sets, monkeypatch):
+    steps = []
+
+    def step(self, index, weight, grad, state):
+        steps.append([view_memory(array).ctypes.data % mmap.PAGESIZE for array in (weight, *state)])
+        update(self, index, weight, grad, state)
+
+    update = mx.optimizer.Adam.update
+    monkeypatch.setattr(mx.optimizer.Adam, "update", step)
+    fit(make_net(), *sets, replace(CONFIG, epochs=1))
+    assert steps and all(len(set(places)) == 1 for places in steps)

@@ -114,7 +114,7 @@ def test_a_worker_that_vanishes_is_missed_by_all(killed):
 
 def connect(group: WorkerGroup) -> None:
     """Connect all workers with each other, as a distributed store does."""
-    group._mesh = meet(group.hosts, group.rank, next(iter(group._links.values())).address, group.gather)
+    group._mesh = group.wait(meet, group.hosts, group.rank, next(iter(group._links.values())).address, group.gather)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -165,6 +165,38 @@ def test_who_waits_for_the_rows_of_one_that_fails_hears_why(failing):
     assert [str(error) for error in errors] == [f"algo-{failing + 1} failed: picture 7 is cut off"] * 2
 
 
+def test_who_waits_for_one_that_fails_while_all_connect_hears_why():
+    def act(group):
+        if group.is_first:
+            connect(group)
+        group.gather([])  # where it listens, the others would say
+        raise ValueError("no memory left")
+
+    started = time.monotonic()
+    errors = run_together(act, count=2)
+    assert [str(error) for error in errors] == ["algo-2 failed: no memory left", "no memory left"]
+    assert time.monotonic() - started < 0.5 * mesh._MEET_LIMIT_S
+
+
+def test_a_connection_that_breaks_is_named(monkeypatch):
+    monkeypatch.setattr(workers, "_LAST_WORDS_LIMIT_S", 0.1)
+
+    def act(group):
+        connect(group)
+        if group.is_first:
+            next(iter(group._mesh._peers.values())).shutdown(socket.SHUT_RDWR)
+        group.wait(group.share_rows, [np.zeros((2, 2))])
+
+    first, second = map(str, run_together(act, count=2))
+    assert "the connection with algo-2 broke" in first and "algo-1" in second
+
+
+def test_rows_are_not_shared_before_all_are_connected():
+    group = WorkerGroup(["algo-1", "algo-2"], 0)
+    with pytest.raises(RuntimeError, match="not connected with each other yet"):
+        group.add_up(np.zeros(3))
+
+
 def test_nobody_leaves_before_the_first_has_finished():
     finished = threading.Event()
 
@@ -203,7 +235,7 @@ def test_a_parameter_server_that_does_not_answer_is_not_waited_for_for_ever(monk
     errors = run_together(lambda group: group.wait(never.wait), count=2)
     never.set()
     assert all(isinstance(error, OSError) for error in errors)
-    assert any("parameter server has not answered" in str(error) for error in errors)
+    assert any("nor the parameter server has answered" in str(error) for error in errors)
 
 
 @pytest.mark.parametrize(("rank", "missing"), [(0, "algo-2, algo-3"), (2, "algo-1")])
