@@ -79,7 +79,7 @@ class Epochs:
         convolution.CHANNEL_BLOCK = 1  # of which every number of channels is a multiple: plain convolutions
         for kind in (convolution.ScaledConv2D, convolution.AlignedConv2D):
             kind.hybrid_forward = convolve
-        training.Adam = mx.optimizer.Adam
+        training._Adam = mx.optimizer.Adam
         log, spec = read_driving_log(data), get_spec(config.model).input
         split, contexts = split_by_time(log), [mx.cpu()]
         frames = {camera: Pictures(paths, spec) for camera, paths in log.pictures.items()}

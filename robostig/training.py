@@ -309,7 +309,7 @@ class _Run:
         self.backbone, self.workers = backbone, workers
         self.log = logger.info if workers.is_first else logger.debug  # the logs of all hosts are read as one
         self.parameters = net.collect_params()
-        # Servers add gradients up and no more: every worker takes the same step, and has all that a checkpoint holds.
+        # Gradients are added up and no more: every worker takes the same step, and has all that a checkpoint holds.
         kvstore = workers.make_kvstore(lambda: sum(each.grad_req != "null" for each in self.parameters.values()))
         self.trainer = mx.gluon.Trainer(
             self.parameters, _make_optimizer(config), kvstore=kvstore, update_on_kvstore=False
@@ -623,7 +623,7 @@ def _prepare(
         raise ValueError(f"the network does not take frames of {size}: {reason}") from error
 
 
-class Adam(mx.optimizer.Adam):
+class _Adam(mx.optimizer.Adam):
     """MXNet's, with its means where a step passes over them, the weights and the gradients most quickly."""
 
     def create_state(self, index: int, weight: mx.nd.NDArray) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
@@ -634,7 +634,7 @@ class Adam(mx.optimizer.Adam):
 def _make_optimizer(config: TrainingConfig) -> mx.optimizer.Optimizer:
     options = {"learning_rate": config.learning_rate, "wd": config.weight_decay}
     if config.optimizer == "adam":
-        return Adam(**options)
+        return _Adam(**options)
     if config.optimizer == "sgd":
         options["momentum"] = 0.9
     return mx.optimizer.create(config.optimizer, **options)

@@ -161,7 +161,7 @@ class WorkerGroup:
             self._server = self.wait(mx.kv.create, "dist_device_sync")
             address = next(iter(self._links.values())).address
             self._mesh = self.wait(meet, self.hosts, self.rank, address, self.gather)
-        return _GradientSum(self, lambda: self._server, _KEYS_A_NETWORK * self._networks, count)
+        return _GradientSum(self, _KEYS_A_NETWORK * self._networks, count)
 
     def share_rows(self, arrays: Sequence[np.ndarray]) -> None:
         """Give all workers each one's rows of arrays that all have, in place; for use within :meth:`wait`.
@@ -411,25 +411,21 @@ def _greet(hosts: Sequence[str], rank: int) -> Dict[str, Any]:
 class _GradientSum(mx.kv.KVStoreBase):
     """What a ``Trainer`` needs of the workers, which is the sum of their gradients.
 
-    Small ones are added up together, by the workers themselves: to the parameter server and back, they would take many
-    times as long. In place of a large one, its factors may travel (:mod:`robostig.factors`); the server adds up others.
+    Small ones are added up together, by the workers themselves, sooner than by the parameter server. In place of a
+    large one, its factors may travel (:mod:`robostig.factors`). The server adds up others.
 
     Parameters
     ----------
     workers
         Those who train together.
-    find_server
-        Returns MXNet's distributed store, which must not be kept.
     first_key
         The number of the first parameter there, followed by those of the others; no other network has them.
     count
         Says how many parameters are summed in a step.
     """
 
-    def __init__(
-        self, workers: WorkerGroup, find_server: Callable[[], Any], first_key: int, count: Callable[[], int]
-    ) -> None:
-        self._workers, self._find_server, self._first_key, self._count = workers, find_server, first_key, count
+    def __init__(self, workers: WorkerGroup, first_key: int, count: Callable[[], int]) -> None:
+        self._workers, self._first_key, self._count = workers, first_key, count
         self._seen = 0
         self._factored: Dict[int, Any] = {}
         self._small: List[Sequence[mx.nd.NDArray]] = []
@@ -439,7 +435,7 @@ class _GradientSum(mx.kv.KVStoreBase):
     @property
     def type(self) -> str:
         """Return MXNet's name of the store."""
-        return str(self._find_server().type)
+        return str(self._workers._server.type)
 
     @staticmethod
     def is_capable(capability: str) -> bool:
@@ -475,7 +471,7 @@ class _GradientSum(mx.kv.KVStoreBase):
         elif _is_small(value[0]):
             self._small.append(value)
         else:
-            self._find_server().pushpull(self._first_key + key, value, priority=priority)
+            self._workers._server.pushpull(self._first_key + key, value, priority=priority)
         if self._seen == self._count():
             if self._small:
                 self._sum_small()
@@ -510,7 +506,7 @@ class _GradientSum(mx.kv.KVStoreBase):
 
     def _make_place(self, key: int, value: mx.nd.NDArray) -> None:
         # Sending the value would fail: MXNet 1.9 loses arrays that oneDNN has laid out for inference.
-        self._find_server().init(key, mx.nd.zeros(value.shape, dtype=value.dtype))
+        self._workers._server.init(key, mx.nd.zeros(value.shape, dtype=value.dtype))
 
 
 def _is_small(array: mx.nd.NDArray) -> bool:
